@@ -1,0 +1,69 @@
+"""Trains a network that the library ships, and writes its weights, its card and its log.
+
+    python scripts/pretrain.py resnet20 cifar10 --epochs 70
+
+writes ``sdap_lite/files/resnet20-cifar10.{safetensors,json}``: fp16 weights, and the card with the
+data, the recipe, every epoch, the accuracy, the hardware and the commit.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from sdap_lite import data, measure, models
+from sdap_lite.train import train
+
+FILES = Path(models.__file__).parent / "files"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("net", choices=("resnet20", "vgg"))
+    parser.add_argument("data", choices=("cifar10", "fashion-mini"))
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--checkpoint", type=Path, help="folder for the checkpoint of each epoch")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+
+    images = data.load(args.data)
+    torch.manual_seed(args.seed)
+    build = {"resnet20": models.ResNet, "vgg": lambda **sizes: models.VGG(16, width=16, **sizes)}[args.net]
+    model = build(in_channels=images.train.images.shape[1], classes=len(images.classes))
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    start = time.time()
+    result = train(model, images, epochs=args.epochs, lr=args.lr, seed=args.seed, checkpoint=args.checkpoint)
+
+    path = FILES / f"{args.net}-{args.data}"
+    save_file({k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}, f"{path}.safetensors")
+    model.load_state_dict(load_file(f"{path}.safetensors"))  # what is shipped is what is measured
+    card = {
+        "net": args.net,
+        "data": images.note,
+        "training images": len(images.train) - round(0.1 * len(images.train)),
+        "command": " ".join(["python", "scripts/pretrain.py", *sys.argv[1:]]),
+        "commit": commit,
+        "parameters": measure.count_params(model),
+        "validation accuracy": result.history[-1]["validation"],
+        "test accuracy": measure.accuracy(model, images),
+        "settings": result.report["settings"],
+        "seconds": round(time.time() - start),
+        "hardware": f"{platform.machine()} CPU, {args.threads} thread(s)",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "history": [{k: round(v, 5) for k, v in record.items()} for record in result.history],
+    }
+    Path(f"{path}.json").write_text(json.dumps(card, indent=1) + "\n")
+    print({k: card[k] for k in ("net", "data", "parameters", "validation accuracy", "test accuracy", "seconds")})
+
+
+if __name__ == "__main__":
+    main()

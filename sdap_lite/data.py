@@ -1,0 +1,432 @@
+"""Image sets held in memory as uint8 tensors, and batches augmented where the tensors live.
+
+No worker processes and no image library in the training loop: the same speed on a laptop, on
+Colab and on a GPU. Chapter 1 loads its first images with it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import _torchvision
+
+__all__ = ["DatasetUnavailable", "Images", "Split", "augment", "batches", "by_scale", "data_root", "load", "normalize"]
+
+T = TypeVar("T")
+
+
+class DatasetUnavailable(RuntimeError):
+    """An image set is neither on this machine nor could it be downloaded."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and their labels.
+
+    Attributes:
+        images: uint8, shape [n, channels, height, width].
+        labels: int64, shape [n], from 0 on.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise ValueError(f"images must be uint8 of shape [n, channels, height, width], got {self.images.dtype} {list(self.images.shape)}")
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            raise ValueError(f"labels must be int64 of shape [{len(self.images)}], got {self.labels.dtype} {list(self.labels.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Tensor | slice) -> Split:
+        return Split(self.images[index], self.labels[index])
+
+    def to(self, device: torch.device | str) -> Split:
+        return Split(self.images.to(device), self.labels.to(device))
+
+    def divide(self, count: int, *, seed: int = 0) -> tuple[Split, Split]:
+        """Divides into ``count`` images, drawn evenly from all classes, and all the others.
+
+        >>> split = Split(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.arange(10) % 2)
+        >>> few, rest = split.divide(4)
+        >>> sorted(few.labels.tolist()), len(rest)
+        ([0, 0, 1, 1], 6)
+        """
+        if not 0 < count < len(self):
+            raise ValueError(f"count must lie between 0 and the number of images, {len(self)}, got {count}")
+        chosen = _stratified(self.labels, count, seed)
+        rest = torch.ones(len(self), dtype=torch.bool)
+        rest[chosen] = False
+        return self[chosen], self[rest.nonzero().flatten()]
+
+
+@dataclass(frozen=True)
+class Images:
+    """An image set.
+
+    Attributes:
+        name: such as ``"cifar10"``.
+        train: the training images, the only ones that choose anything.
+        test: the test images, for the last word.
+        classes: the names of the classes.
+        mean: per channel, on the scale 0 to 1.
+        std: per channel, on the scale 0 to 1.
+        note: what to say beside a figure measured on these images.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    note: str
+
+    def limit(self, train: int, test: int, *, seed: int = 0) -> Images:
+        """The same set with fewer images, drawn evenly from all classes."""
+        few = {k: s if n >= len(s) else s.divide(n, seed=seed)[0] for k, s, n in (("train", self.train, train), ("test", self.test, test))}
+        return replace(self, **few)
+
+
+def by_scale(*, tiny: T, book: T, full: T) -> T:
+    """One of three values, by the environment variable ``SDAP_SCALE``.
+
+    ``tiny`` runs a chapter in seconds (the tests), ``book`` in at most 90 s on two CPU cores
+    (the default), ``full`` wants a GPU.
+
+    Raises:
+        ValueError: the variable holds another word.
+    """
+    scale = os.environ.get("SDAP_SCALE", "book")
+    choices = {"tiny": tiny, "book": book, "full": full}
+    if scale not in choices:
+        raise ValueError(f"SDAP_SCALE must be one of {', '.join(choices)}, got {scale!r}")
+    return choices[scale]
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """The folder that holds image sets: ``root``, else ``$SDAP_DATA``, else ``~/.cache/sdap_lite``."""
+    return Path(root or os.environ.get("SDAP_DATA") or Path.home() / ".cache" / "sdap_lite").expanduser()
+
+
+def load(name: str, root: str | Path | None = None, *, size: int | None = None, download: bool = True, fallback: str | None = None) -> Images:
+    """Loads an image set into memory.
+
+    Looked for in :func:`data_root`: as an image tree ``<name>/{train,test|val}/<class>/*``, or in
+    the layout of its authors or of torchvision. Not there: downloaded by torchvision, where it can.
+
+    Args:
+        name: ``cifar10``, ``cifar100``, ``imagenette``, ``imagenet32``, ``imagenet64``,
+            ``fashion-mini`` (comes with the library) or ``folder`` (``root`` itself is an image tree).
+        root: where to look and to download to.
+        size: images are resized to this many pixels a side; default: the set's own size.
+        download: whether a missing set may be downloaded.
+        fallback: the set to return, with a loud line, when ``name`` cannot be had.
+
+    Raises:
+        DatasetUnavailable: the set is not there and could not be downloaded.
+        ValueError: the name is unknown, or a file is not what it should be.
+
+    >>> load("fashion-mini").test.images.shape
+    torch.Size([2000, 1, 28, 28])
+    """
+    if name not in SETS:
+        raise ValueError(f"name must be one of {', '.join(SETS)}, got {name!r}")
+    try:
+        return _load(name, data_root(root), size, download)
+    except DatasetUnavailable as error:
+        if fallback is None:
+            raise
+        print(f"!!! {name} cannot be had here, so {fallback} stands in for it: every figure below is {fallback}'s.\n!!! ({str(error).splitlines()[0]})")
+        return load(fallback, root, size=size)
+
+
+def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """From uint8 0…255 to float32 of mean 0 and deviation 1 per channel; the shape stays."""
+    shape = (1, -1, 1, 1)
+    center = torch.tensor(mean, device=images.device).view(shape) * 255
+    scale = torch.tensor(std, device=images.device).view(shape) * 255
+    return (images.float() - center) / scale
+
+
+def augment(images: Tensor, generator: torch.Generator | None = None, *, flip: bool = True) -> Tensor:
+    """Shifts each image by up to an eighth of its side, and mirrors every second one.
+
+    Args:
+        images: uint8, shape [n, channels, height, width]; what is shifted in is black.
+        generator: a CPU generator that draws the shifts.
+        flip: whether images are mirrored.
+
+    Returns:
+        Images of the same type and shape.
+    """
+    n, channels, height, width = images.shape
+    pad = max(1, height // 8)
+    draws = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator)
+    rows, columns = draws[0] + torch.arange(height), draws[1] + torch.arange(width)  # [n, height], [n, width]
+    if flip:
+        mirrored = torch.randint(0, 2, (n, 1), generator=generator).bool()
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    rows, columns = rows.to(images.device), columns.to(images.device)
+    padded = F.pad(images, (pad, pad, pad, pad))
+    batch, channel = torch.arange(n, device=images.device), torch.arange(channels, device=images.device)
+    return padded[batch.view(-1, 1, 1, 1), channel.view(1, -1, 1, 1), rows.view(n, 1, -1, 1), columns.view(n, 1, 1, -1)]
+
+
+def batches(split: Split, size: int, images: Images, *, shuffle: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of normalised images, ``[n, channels, height, width]`` float32, with their labels.
+
+    Args:
+        split: the images, on any device; batches are made there.
+        size: images a batch; the last one may be smaller, but is never a single image when shuffled
+            (batch norm cannot train on one).
+        images: the set, for its mean and deviation.
+        shuffle: a CPU generator: training order and augmentation. Without it: in order, as they are.
+    """
+    order = torch.arange(len(split)) if shuffle is None else torch.randperm(len(split), generator=shuffle)
+    for chosen in order.split(size):
+        if shuffle is not None and len(chosen) == 1 < len(order):
+            return
+        chosen = chosen.to(split.images.device)
+        x, y = split.images[chosen], split.labels[chosen]
+        yield normalize(x if shuffle is None else augment(x, shuffle), images.mean, images.std), y
+
+
+# ---------------------------------------------------------------------------------------------
+# The sets: name → (mean, std, folders of an image tree, torchvision's class, image size, note)
+
+
+@dataclass(frozen=True)
+class _Set:
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # ImageNet's
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    folders: tuple[str, ...] = ()
+    size: int = 32
+    note: str = ""
+
+
+SETS: dict[str, _Set] = {
+    "cifar10": _Set((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), ("cifar10",), 32, "CIFAR-10"),
+    "cifar100": _Set((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), ("cifar100",), 32, "CIFAR-100"),
+    "imagenette": _Set(folders=("imagenette2-160", "imagenette2-320", "imagenette2", "imagenette"), size=160, note="Imagenette"),
+    "imagenet32": _Set(folders=("imagenet32",), size=32, note="downsampled ImageNet, 32 pixels"),
+    "imagenet64": _Set(folders=("imagenet64",), size=64, note="downsampled ImageNet, 64 pixels"),
+    "fashion-mini": _Set((0.2860,), (0.3530,), (), 28, "Fashion-MNIST, a subset of 10,000 + 2,000"),
+    "folder": _Set(size=64, note="an image folder"),
+}
+
+
+def _load(name: str, root: Path, size: int | None, download: bool) -> Images:
+    known = SETS[name]
+    size = size or known.size
+    if name == "fashion-mini":
+        splits, classes, note = *_read_fashion_mini(), known.note
+    elif tree := _find_tree(name, root):
+        splits, classes = _read_tree(tree, size)
+        note = f"{known.note} (JPEG copy)" if name.startswith("cifar") else known.note
+    else:
+        splits, classes, note = *_read_original(name, root, download), known.note
+    train, test = (_resize(s, size) for s in splits)
+    for part, split in (("training", train), ("test", test)):
+        if len(split) == 0:
+            raise ValueError(f"{name} in {root}: there must be at least one {part} image, found none")
+        if int(split.labels.min()) < 0 or int(split.labels.max()) >= len(classes):
+            raise ValueError(f"{name} in {root}: labels must lie in 0…{len(classes) - 1}, got {int(split.labels.min())}…{int(split.labels.max())}")
+    return Images(name, train, test, classes, known.mean, known.std, note)
+
+
+def _stratified(labels: Tensor, count: int, seed: int) -> Tensor:
+    """Indices of ``count`` items, as even over the classes as can be, in random order."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    by_class = order[torch.argsort(labels[order], stable=True)]
+    counts = torch.bincount(labels)
+    rank = torch.cat([torch.arange(int(c)) for c in counts])  # the how-manieth of its class
+    chosen = by_class[torch.argsort(rank, stable=True)[:count]]
+    return chosen[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
+
+
+def _resize(split: Split, size: int) -> Split:
+    if split.images.shape[-2:] == (size, size):
+        return split
+    parts = [F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True) for part in split.images.split(1024)]
+    return Split(torch.cat([p.round().clamp(0, 255).to(torch.uint8) for p in parts]), split.labels)
+
+
+def _find_tree(name: str, root: Path) -> Path | None:
+    candidates = [root] if name == "folder" else [root / folder for folder in SETS[name].folders]
+    found = [tree for tree in candidates if (tree / "train").is_dir() and ((tree / "test").is_dir() or (tree / "val").is_dir())]
+    return found[0] if found else None
+
+
+def _read_tree(tree: Path, size: int) -> tuple[tuple[Split, Split], tuple[str, ...]]:
+    test = tree / "test" if (tree / "test").is_dir() else tree / "val"
+    classes = tuple(sorted(entry.name for entry in os.scandir(tree / "train") if entry.is_dir()))
+    strangers = {entry.name for entry in os.scandir(test) if entry.is_dir()} - set(classes)
+    if strangers:
+        raise ValueError(f"{test}: every class must also be in {tree / 'train'}, but {', '.join(sorted(strangers))} is not")
+    return (_read_folder(tree / "train", classes, size), _read_folder(test, classes, size)), classes
+
+
+def _read_folder(folder: Path, classes: tuple[str, ...], size: int) -> Split:
+    endings = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
+    files, labels = [], []
+    for label, name in enumerate(classes):
+        if (folder / name).is_dir():
+            inside = sorted(e.path for e in os.scandir(folder / name) if e.name.lower().endswith(endings))
+            files += inside
+            labels += [label] * len(inside)
+    pixels = np.empty((len(files), size, size, 3), np.uint8)
+
+    def read(i: int) -> None:
+        pixels[i] = _read_image(files[i], size)
+
+    with ThreadPoolExecutor() as pool:  # the decoder frees Python's lock
+        for _ in pool.map(read, range(len(files)), chunksize=256):
+            pass
+    return Split(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels, dtype=torch.int64))
+
+
+def _read_image(path: str, size: int) -> np.ndarray:
+    """The middle square of an image, resized; uint8 of shape [size, size, 3]."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            image = image.convert("RGB")
+            if image.size != (size, size):
+                side = min(image.size)
+                left, top = (image.width - side) // 2, (image.height - side) // 2
+                image = image.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
+            return np.asarray(image)
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path} must be an image, but cannot be read as one: {error}") from error
+
+
+def _read_fashion_mini() -> tuple[tuple[Split, Split], tuple[str, ...]]:
+    """The bundled subset, made by ``scripts/make_fashion_mini.py`` from the original files."""
+    with resources.files("sdap_lite").joinpath("files/fashion-mini.npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        train, test = ((stored[f"{part}_images"], stored[f"{part}_labels"]) for part in ("train", "test"))
+    splits = tuple(Split(torch.from_numpy(x)[:, None], torch.from_numpy(y).long()) for x, y in (train, test))
+    names = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+    return (splits[0], splits[1]), names
+
+
+def _read_original(name: str, root: Path, download: bool) -> tuple[tuple[Split, Split], tuple[str, ...]]:
+    """A set in its authors' files, downloaded when it is missing and may be."""
+    if name in ("imagenet32", "imagenet64"):
+        return _read_downsampled(name, root)
+    if name in ("cifar10", "cifar100"):
+        folder = root / ("cifar-10-batches-py" if name == "cifar10" else "cifar-100-python")
+        if not folder.is_dir():
+            _download(name, root, download)
+        return _read_cifar(folder, name)
+    if name == "imagenette":
+        _download(name, root, download)
+        if tree := _find_tree(name, root):
+            return _read_tree(tree, SETS[name].size)
+    raise _unavailable(name, root, "no folder with train/<class>/* and test/<class>/* (or val) in it")
+
+
+def _download(name: str, root: Path, allowed: bool) -> None:
+    if not allowed:
+        raise _unavailable(name, root, "downloading was switched off")
+    datasets = _torchvision.load().datasets
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if name == "imagenette":
+            datasets.Imagenette(str(root), size="160px", download=True)
+        else:
+            {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name](str(root), download=True)
+    except (OSError, RuntimeError) as error:  # no network, no space, a checksum that fails
+        raise _unavailable(name, root, f"the download failed: {error}") from error
+
+
+def _unavailable(name: str, root: Path, why: str) -> DatasetUnavailable:
+    folder = (SETS[name].folders or (".",))[0]
+    return DatasetUnavailable(
+        f"{name} is not in {root}: {why}.\nThree ways out: (1) put the images under {root / folder} as train/<class>/* and test/<class>/*; "
+        f"(2) point root= or SDAP_DATA to a folder that has them, or connect to the internet; (3) use the bundled set, load('fashion-mini')."
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# Batch files of the authors: pickles, read by an unpickler that admits arrays and plain containers
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Refuses everything but numpy arrays: a pickle from outside must not run code."""
+
+    allowed = {
+        (module, name)
+        for module in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy", "numpy.core.numeric", "numpy._core.numeric", "_codecs")
+        for name in ("_reconstruct", "scalar", "ndarray", "dtype", "_frombuffer", "encode")
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.allowed:
+            raise pickle.UnpicklingError(f"may hold numpy arrays and plain containers only, but names {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _read_batch(path: Path) -> dict[str, Any]:
+    """One batch file, ``.npz`` or a pickled dictionary."""
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as stored:
+                return dict(stored)
+        content = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing: the set is not complete") from error
+    except Exception as error:  # a broken pickle can raise nearly anything
+        raise ValueError(f"{path} must be a batch of images, but cannot be read as one: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a dictionary, got {type(content).__name__}")
+    return content
+
+
+def _split_of(parts: list[dict[str, Any]], labels: str, side: int, first: int = 0) -> Split:
+    for part in parts:
+        if "data" not in part or labels not in part:
+            raise ValueError(f"a batch must hold 'data' and {labels!r}, got {', '.join(map(str, part))}")
+        width = np.asarray(part["data"]).shape[1:]
+        if width != (3 * side * side,):
+            raise ValueError(f"an image of {side}x{side} pixels has {3 * side * side} numbers, got {width}")
+    pixels = np.concatenate([np.asarray(part["data"], np.uint8) for part in parts]).reshape(-1, 3, side, side)
+    numbers = np.concatenate([np.asarray(part[labels], np.int64).reshape(-1) for part in parts]) - first
+    return Split(torch.from_numpy(pixels), torch.from_numpy(numbers))
+
+
+def _read_cifar(folder: Path, name: str) -> tuple[tuple[Split, Split], tuple[str, ...]]:
+    ten = name == "cifar10"
+    train = [f"data_batch_{i}" for i in range(1, 6)] if ten else ["train"]
+    test, labels = ("test_batch", "labels") if ten else ("test", "fine_labels")
+    meta = _read_batch(folder / ("batches.meta" if ten else "meta"))
+    splits = _split_of([_read_batch(folder / f) for f in train], labels, 32), _split_of([_read_batch(folder / test)], labels, 32)
+    return splits, tuple(meta["label_names" if ten else "fine_label_names"])
+
+
+def _read_downsampled(name: str, root: Path) -> tuple[tuple[Split, Split], tuple[str, ...]]:
+    """Chrabaszcz et al. 2017: ten training batches and one of validation, labels from 1 on."""
+    side = int(name[-2:])
+    found = {p.name: p for folder in (root / name, root) for p in sorted(folder.glob("**/*_data*")) if p.suffix in ("", ".npz")} if root.is_dir() else {}
+    train = [p for n, p in sorted(found.items()) if n.startswith("train_data_batch") and (root / name in p.parents or f"net{side}" in str(p))]
+    val = [p for n, p in sorted(found.items()) if n.startswith("val_data") and (root / name in p.parents or f"net{side}" in str(p))]
+    if not train or not val:
+        raise _unavailable(name, root, f"no train_data_batch_* and val_data files under {root / name}; image-net.org hands them out on request")
+    splits = _split_of([_read_batch(p) for p in train], "labels", side, 1), _split_of([_read_batch(p) for p in val], "labels", side, 1)
+    return splits, tuple(str(i) for i in range(1000))

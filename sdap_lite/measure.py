@@ -1,0 +1,156 @@
+"""What a network costs and what it is worth: parameters, MACs, latency, accuracy.
+
+Chapter 1 measures with it, chapter 6 before and after surgery.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils import benchmark
+from torch.utils.flop_counter import FlopCounterMode
+
+from .data import Images, Split, batches
+
+__all__ = ["MODES", "Latency", "accuracy", "best_device", "choose_mode", "count_macs", "count_params", "evaluating", "latency", "predict"]
+
+# How a network is run: the type of its products, and how its images lie in memory.
+MODES: dict[str, tuple[torch.dtype, torch.memory_format]] = {
+    "fp32": (torch.float32, torch.contiguous_format),
+    "fp32-channels-last": (torch.float32, torch.channels_last),
+    "bf16-channels-last": (torch.bfloat16, torch.channels_last),
+}
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in eval mode; afterwards each module has the mode again that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield model.eval()
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def count_params(model: nn.Module) -> int:
+    """The number of parameters, a shared one counted once.
+
+    >>> count_params(nn.Linear(3, 2))
+    8
+    """
+    return sum(p.numel() for p in model.parameters())
+
+
+def count_macs(model: nn.Module, example: Tensor) -> int:
+    """Multiply-accumulate operations of the convolutions and linear layers (1 MAC = 2 FLOPs).
+
+    Args:
+        model: any network.
+        example: one input, batch size 1.
+
+    >>> count_macs(nn.Linear(3, 2), torch.zeros(1, 3))
+    6
+    """
+    with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(example)
+    return int(counter.get_total_flops()) // 2
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long one call takes, in milliseconds: the median, and the spread of the middle half."""
+
+    median: float
+    spread: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ms ± {self.spread / 2:.2f}"
+
+
+def latency(model: nn.Module, example: Tensor, *, threads: int = 1, seconds: float = 0.5) -> Latency:
+    """Times a forward pass, after warming up.
+
+    Args:
+        model: any network; timed in eval mode.
+        example: the input, shape [batch, channels, height, width].
+        threads: CPU threads.
+        seconds: how long to measure.
+    """
+    timer = benchmark.Timer("model(example)", globals={"model": model, "example": example}, num_threads=threads)
+    with evaluating(model), torch.no_grad():
+        timer.timeit(3)  # caches fill, kernels are chosen
+        measured = timer.blocked_autorange(min_run_time=seconds)
+    return Latency(measured.median * 1e3, measured.iqr * 1e3)
+
+
+def best_device() -> torch.device:
+    """CUDA if it is there, else MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def predict(model: nn.Module, split: Split, images: Images, *, mode: str = "fp32", batch_size: int = 512) -> Tensor:
+    """The logits of all images of a split: float32 of shape [n, classes], on the CPU."""
+    dtype, layout = MODES[mode]
+    device = next(model.parameters()).device
+    logits = []
+    with evaluating(model), torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=dtype != torch.float32):
+        for x, _ in batches(split, batch_size, images):
+            logits.append(model(x.to(device).to(memory_format=layout)).float().cpu())
+    return torch.cat(logits)
+
+
+def accuracy(model: nn.Module, images: Images, *, split: Split | None = None, mode: str = "fp32") -> float:
+    """The share of images that the model names rightly, from 0 to 1.
+
+    Args:
+        model: any classifier.
+        images: the set, which says how images are normalised.
+        split: which of its images; default: the test images.
+        mode: one of :data:`MODES`.
+    """
+    split = images.test if split is None else split
+    return float((predict(model, split, images, mode=mode).argmax(1) == split.labels.cpu()).double().mean())
+
+
+def choose_mode(model: nn.Module, example: Tensor, *, steps: int = 3) -> str:
+    """The fastest of :data:`MODES` for training this model on this machine, by a quick measurement.
+
+    Args:
+        model: stays as it is; a copy is trained.
+        example: a batch, shape [batch, channels, height, width], on the model's device.
+        steps: training steps timed a mode, after one that warms up.
+
+    Returns:
+        A key of :data:`MODES`. On MPS always ``"fp32"``, the one mode that works on every version.
+    """
+    if example.device.type == "mps":
+        return "fp32"
+    no_bf16 = example.device.type == "cuda" and not torch.cuda.is_bf16_supported()
+    times = {mode: _time_steps(model, example, mode, steps) for mode in MODES if not (no_bf16 and mode.startswith("bf16"))}
+    return min(times, key=times.__getitem__)
+
+
+def _time_steps(model: nn.Module, example: Tensor, mode: str, steps: int) -> float:
+    dtype, layout = MODES[mode]
+    model = copy.deepcopy(model).train().to(memory_format=layout)
+    example = example.to(memory_format=layout)
+    times = []
+    for _ in range(steps + 1):
+        start = time.perf_counter()
+        with torch.autocast(example.device.type, torch.bfloat16, enabled=dtype != torch.float32):
+            logits = model(example)
+        F.cross_entropy(logits.float(), torch.zeros(len(example), dtype=torch.long, device=example.device)).backward()
+        if example.device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])

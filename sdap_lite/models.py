@@ -1,0 +1,225 @@
+"""CIFAR-size networks: plain, residual, depthwise and concatenating, with pretrained weights.
+
+Small enough to train on a laptop, and one of each kind of wiring that channel pruning must
+understand. Every one takes images of any size from 16 pixels on. Chapter 1 introduces them.
+"""
+
+from __future__ import annotations
+
+
+
+
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["VGG", "ChannelPad", "DenseNet", "MobileNetV2", "ResNet", "densenet40", "mobilenetv2", "resnet20", "resnet56", "vgg"]
+
+
+def conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    """A convolution that keeps the image size (at stride 1), and its batch norm."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return [conv, nn.BatchNorm2d(outputs)]
+
+
+class ChannelPad(nn.Module):
+    """Subsamples an image and pads its channels with zeros: the shortcut 'option A'.
+
+    He et al. 2016, section 4.2. It is a module, and not a line of code, so that surgery can
+    change how many zero channels stand before and after (chapter 6).
+
+    Args:
+        before: zero channels put in front.
+        after: zero channels put behind.
+        stride: every how many pixels are kept in each direction.
+
+    >>> ChannelPad(2, 1, stride=2)(torch.ones(1, 3, 8, 8)).shape
+    torch.Size([1, 6, 4, 4])
+    """
+
+    def __init__(self, before: int, after: int, stride: int = 1) -> None:
+        super().__init__()
+        self.before, self.after, self.stride = before, after, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(x, (0, 0, 0, 0, self.before, self.after))
+
+    def extra_repr(self) -> str:
+        return f"before={self.before}, after={self.after}, stride={self.stride}"
+
+
+class Block(nn.Module):
+    """The basic residual block: two 3x3 convolutions beside a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, shortcut: str) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = conv_bn(inputs, outputs, stride=stride)
+        self.conv2, self.bn2 = conv_bn(outputs, outputs)
+        if stride == 1 and inputs == outputs:
+            self.shortcut: nn.Module = nn.Identity()
+        elif shortcut == "pad":
+            before = (outputs - inputs) // 2
+            self.shortcut = ChannelPad(before, outputs - inputs - before, stride)
+        else:
+            self.shortcut = nn.Sequential(*conv_bn(inputs, outputs, kernel=1, stride=stride))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return F.relu(y + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """The CIFAR ResNet of He et al. 2016, section 4.2: three stages of basic blocks.
+
+    Args:
+        depth: 6n + 2 layers (20, 32, 44, 56, 110).
+        classes: number of classes.
+        in_channels: 3 for colour images, 1 for grey ones.
+        width: channels of the first stage; the second has twice, the third four times as many.
+        shortcut: ``"pad"`` (option A, the CIFAR standard) or ``"conv"`` (option B, a projection).
+    """
+
+    def __init__(self, depth: int = 20, classes: int = 10, in_channels: int = 3, *, width: int = 16, shortcut: str = "pad") -> None:
+        super().__init__()
+        if depth % 6 != 2 or depth < 8:
+            raise ValueError(f"a CIFAR ResNet has 6n + 2 layers (8, 14, 20, …), got depth={depth}")
+        if shortcut not in ("pad", "conv"):
+            raise ValueError(f"shortcut must be 'pad' or 'conv', got {shortcut!r}")
+        self.conv1, self.bn1 = conv_bn(in_channels, width)
+        blocks, inputs = (depth - 2) // 6, width
+        for stage, outputs in enumerate((width, 2 * width, 4 * width), start=1):
+            layers = []
+            for i in range(blocks):
+                layers.append(Block(inputs, outputs, 2 if stage > 1 and i == 0 else 1, shortcut))
+                inputs = outputs
+            self.add_module(f"layer{stage}", nn.Sequential(*layers))
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(inputs, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(torch.flatten(self.pool(x), 1))
+
+
+class VGG(nn.Module):
+    """VGG with batch norm and one linear layer (Simonyan & Zisserman 2015, as used on CIFAR-10).
+
+    Args:
+        depth: 11, 13, 16 or 19.
+        classes: number of classes.
+        in_channels: 3 for colour images, 1 for grey ones.
+        width: channels of the first layer (64 in the paper); the others follow.
+    """
+
+    blocks = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+
+    def __init__(self, depth: int = 16, classes: int = 10, in_channels: int = 3, *, width: int = 64) -> None:
+        super().__init__()
+        if depth not in self.blocks:
+            raise ValueError(f"VGG comes in the depths {sorted(self.blocks)}, got {depth}")
+        layers: list[nn.Module] = []
+        inputs = in_channels
+        for i, (repeats, factor) in enumerate(zip(self.blocks[depth], (1, 2, 4, 8, 8), strict=True)):
+            # The pooling stands before a block, so that a small image is not pooled away at the end.
+            layers += [nn.MaxPool2d(2)] if i else []
+            for _ in range(repeats):
+                layers += [*conv_bn(inputs, width * factor), nn.ReLU(inplace=True)]
+                inputs = width * factor
+        self.features = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(inputs, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.flatten(self.pool(self.features(x)), 1))
+
+
+class InvertedResidual(nn.Module):
+    """Expand, filter each channel on its own (depthwise), project: Sandler et al. 2018."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expand: int) -> None:
+        super().__init__()
+        hidden = inputs * expand
+        layers = [*conv_bn(inputs, hidden, kernel=1), nn.ReLU6(inplace=True)] if expand > 1 else []
+        layers += [*conv_bn(hidden, hidden, stride=stride, groups=hidden), nn.ReLU6(inplace=True)]
+        layers += conv_bn(hidden, outputs, kernel=1)
+        self.layers = nn.Sequential(*layers)
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x) if self.residual else self.layers(x)
+
+
+class MobileNetV2(nn.Module):
+    """MobileNetV2 for 32-pixel images: the first strides of the ImageNet net are left out.
+
+    Args:
+        classes: number of classes.
+        in_channels: 3 for colour images, 1 for grey ones.
+        width: multiplies every layer's channel count (1.0 is the paper's).
+    """
+
+    # expansion, channels, repeats, stride
+    stages = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+
+    def __init__(self, classes: int = 10, in_channels: int = 3, *, width: float = 1.0) -> None:
+        super().__init__()
+        inputs, last = max(4, int(32 * width)), max(4, int(1280 * width))
+        layers: list[nn.Module] = [*conv_bn(in_channels, inputs), nn.ReLU6(inplace=True)]
+        for expand, channels, repeats, stride in self.stages:
+            outputs = max(4, int(channels * width))
+            for i in range(repeats):
+                layers.append(InvertedResidual(inputs, outputs, stride if i == 0 else 1, expand))
+                inputs = outputs
+        layers += [*conv_bn(inputs, last, kernel=1), nn.ReLU6(inplace=True)]
+        self.features = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(last, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.flatten(self.pool(self.features(x)), 1))
+
+
+class DenseLayer(nn.Module):
+    """Norm, activation, convolution; the new channels are put beside the old ones."""
+
+    def __init__(self, inputs: int, growth: int) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(inputs)
+        self.conv = nn.Conv2d(inputs, growth, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.conv(F.relu(self.bn(x)))], 1)
+
+
+class DenseNet(nn.Module):
+    """The CIFAR DenseNet of Huang et al. 2017 without bottlenecks: every layer sees all before it.
+
+    Args:
+        depth: 3n + 4 layers (40 in the paper).
+        classes: number of classes.
+        in_channels: 3 for colour images, 1 for grey ones.
+        growth: channels that each layer adds.
+    """
+
+    def __init__(self, depth: int = 40, classes: int = 10, in_channels: int = 3, *, growth: int = 12) -> None:
+        super().__init__()
+        if depth % 3 != 1 or depth < 7:
+            raise ValueError(f"a CIFAR DenseNet has 3n + 4 layers (7, 10, …, 40), got depth={depth}")
+        inputs = 2 * growth
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, inputs, 3, padding=1, bias=False)]
+        for stage in range(3):
+            if stage:
+                layers += [nn.BatchNorm2d(inputs), nn.ReLU(inplace=True), nn.Conv2d(inputs, inputs, 1, bias=False), nn.AvgPool2d(2)]
+            for _ in range((depth - 4) // 3):
+                layers.append(DenseLayer(inputs, growth))
+                inputs += growth
+        self.features = nn.Sequential(*layers, nn.BatchNorm2d(inputs), nn.ReLU(inplace=True))
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(inputs, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.flatten(self.pool(self.features(x)), 1))
