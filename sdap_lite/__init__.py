@@ -1,0 +1,3 @@
+from .channels import trace
+from .budget import threshold
+from . import models

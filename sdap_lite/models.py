@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .layers import ChannelPad
+
 __all__ = ["VGG", "ChannelPad", "DenseNet", "MobileNetV2", "ResNet", "densenet40", "mobilenetv2", "resnet20", "resnet56", "vgg"]
 
 
@@ -21,33 +23,6 @@ def conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups:
     """A convolution that keeps the image size (at stride 1), and its batch norm."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     return [conv, nn.BatchNorm2d(outputs)]
-
-
-class ChannelPad(nn.Module):
-    """Subsamples an image and pads its channels with zeros: the shortcut 'option A'.
-
-    He et al. 2016, section 4.2. It is a module, and not a line of code, so that surgery can
-    change how many zero channels stand before and after (chapter 6).
-
-    Args:
-        before: zero channels put in front.
-        after: zero channels put behind.
-        stride: every how many pixels are kept in each direction.
-
-    >>> ChannelPad(2, 1, stride=2)(torch.ones(1, 3, 8, 8)).shape
-    torch.Size([1, 6, 4, 4])
-    """
-
-    def __init__(self, before: int, after: int, stride: int = 1) -> None:
-        super().__init__()
-        self.before, self.after, self.stride = before, after, stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x[:, :, :: self.stride, :: self.stride]
-        return F.pad(x, (0, 0, 0, 0, self.before, self.after))
-
-    def extra_repr(self) -> str:
-        return f"before={self.before}, after={self.after}, stride={self.stride}"
 
 
 class Block(nn.Module):

@@ -1,0 +1,235 @@
+"""One overall rate: what a set of kept channels costs, counted exactly, and which set meets it.
+
+Chapter 3 explains it. The rate is the removed share of a unit: parameters, MACs, or channels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .graph import ChannelGraph
+
+__all__ = ["UNITS", "Report", "channel_costs", "cost", "largest_rate", "report", "schedule", "threshold"]
+
+UNITS = ("params", "macs", "channels")
+
+
+def cost(graph: ChannelGraph, kept: dict[str, Tensor] | None = None, unit: str = "params") -> int:
+    """What the network costs with only the kept channels left: exact, in parameters, MACs or channels.
+
+    Args:
+        graph: of the whole network.
+        kept: a bool tensor for each prunable group; default: everything.
+        unit: ``"params"``, ``"macs"`` (of convolutions and linear layers, one example) or ``"channels"``.
+
+    >>> from sdap_lite import trace, models
+    >>> cost(trace(models.ResNet(20), torch.zeros(1, 3, 32, 32)))
+    269722
+    """
+    return _Counter(graph, unit).cost(_flat(graph, kept))
+
+
+def channel_costs(graph: ChannelGraph, kept: dict[str, Tensor] | None = None, unit: str = "params") -> dict[str, Tensor]:
+    """What each channel alone would save, to first order: float64 for each prunable group, at the widths of ``kept``."""
+    return graph.split(_Counter(graph, unit).marginal(_flat(graph, kept)))
+
+
+def schedule(progress: float, rate: float, ramp: float) -> float:
+    r"""The rate at a moment of the run: :math:`r_t = r[1-(1-t/t_p)^3]`, then constant.
+
+    Zhu & Gupta 2017: fast while there is much to spare, slow towards the end.
+
+    Args:
+        progress: share of the run that is done, 0 to 1.
+        rate: the rate at the end.
+        ramp: the share of the run after which it is reached.
+
+    >>> [round(schedule(p, 0.75, 0.5), 3) for p in (0, 0.25, 0.5, 1)]
+    [0.0, 0.656, 0.75, 0.75]
+    """
+    return rate if progress >= ramp else rate * (1 - (1 - progress / ramp) ** 3)
+
+
+def threshold(
+    graph: ChannelGraph, scores: dict[str, Tensor], rate: float, *, unit: str = "params", cost_power: float = 0.5, fill: bool = True
+) -> dict[str, Tensor]:
+    """Keeps the channels of the highest scores, as many as the budget allows.
+
+    One threshold for the whole network, found by bisection over the sorted scores; every layer
+    keeps its best channel, whatever the threshold. Chapter 3.
+
+    Args:
+        graph: of the whole network.
+        scores: for each prunable group a float tensor, high for a channel that matters.
+        rate: the share of the cost that goes, from 0 to below 1.
+        unit: what is counted: ``"params"``, ``"macs"`` or ``"channels"``.
+        cost_power: scores are divided by (what the channel costs) to this power: 0 compares
+            channels as they are, 1 per unit of cost; the square root lies between.
+        fill: whether channels below the threshold that still fit are kept too, so that the
+            achieved rate comes nearer to the one asked for.
+
+    Returns:
+        For each prunable group a bool tensor; its cost is at most ``(1 - rate)`` of the whole.
+
+    Raises:
+        ValueError: the rate is no number from 0 to below 1, or more than can go; a score is NaN.
+    """
+    check_rate(rate)
+    counter = _Counter(graph, unit)
+    flat = graph.join(scores, 0.0).detach().double().cpu()
+    if not bool(torch.isfinite(flat).all()):
+        raise ValueError("scores must be finite numbers, got NaN or infinity")
+    whole = torch.ones(len(graph), dtype=torch.bool)
+    if cost_power:
+        flat = _divide(flat, counter.marginal(whole).clamp(min=1) ** cost_power)
+    must = _protected(graph, flat)
+    target = math.floor((1 - rate) * counter.cost(whole) + 1e-9)
+    if counter.cost(must) > target:  # the best channels of all layers cost too much: the cheapest, then
+        must = _protected(graph, -counter.marginal(whole))
+    if counter.cost(must) > target:
+        raise ValueError(f"rate must be at most {largest_rate(graph, unit):.4f} here, where every layer keeps one channel and what must stay, got {rate}")
+    order = torch.argsort(flat, descending=True, stable=True)
+    order = order[~must[order]]
+
+    def first(k: int) -> Tensor:
+        kept = must.clone()
+        kept[order[:k]] = True
+        return kept
+
+    low, high = 0, len(order)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if counter.cost(first(middle)) <= target else (low, middle - 1)
+    kept = first(low)
+    for channel in order[low + 1 : low + 65] if fill else ():
+        kept[channel] = True
+        if counter.cost(kept) > target:
+            kept[channel] = False
+    return graph.split(kept)
+
+
+def largest_rate(graph: ChannelGraph, unit: str = "params") -> float:
+    """The largest rate that can be asked for: every layer keeps one channel, and what must stay."""
+    counter = _Counter(graph, unit)
+    least = counter.cost(_protected(graph, -counter.marginal(torch.ones(len(graph), dtype=torch.bool))))
+    return math.floor((1 - least / counter.cost(torch.ones(len(graph), dtype=torch.bool))) * 1e4) / 1e4
+
+
+def check_rate(rate: float) -> None:
+    """Raises ValueError unless ``rate`` is a share that can be removed."""
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+        raise ValueError(f"rate must be the share that is removed, a number from 0 to below 1, got {rate!r}")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was asked for and what was reached.
+
+    Attributes:
+        asked: the rate asked for, or None.
+        unit: what it counts.
+        before: cost of the whole network, by unit.
+        after: cost of what is kept, by unit.
+        widths: for each prunable group, channels kept and channels in all.
+    """
+
+    asked: float | None
+    unit: str
+    before: dict[str, int]
+    after: dict[str, int]
+    widths: dict[str, tuple[int, int]]
+
+    def achieved(self, unit: str | None = None) -> float:
+        """The removed share."""
+        unit = unit or self.unit
+        return 1 - self.after[unit] / self.before[unit]
+
+    def __str__(self) -> str:
+        asked = "" if self.asked is None else f", {self.asked:.2%} of {self.unit} asked for"
+        lines = [f"removed{asked}"]
+        lines += [f"  {unit:9} {self.before[unit]:>13,} -> {self.after[unit]:>13,}  ({self.achieved(unit):.2%} gone)" for unit in UNITS]
+        width = max([0, *(len(name) for name in self.widths)])
+        bars = [f"  {n:{width}} {k:5d} of {c:5d} {'#' * max(1, round(30 * k / c))}" for n, (k, c) in self.widths.items()]
+        return "\n".join([*lines, "kept channels", *bars])
+
+
+def report(graph: ChannelGraph, kept: dict[str, Tensor], *, asked: float | None = None, unit: str = "params") -> Report:
+    """What keeping ``kept`` costs, in every unit, and the width of every group."""
+    before = {u: cost(graph, None, u) for u in UNITS}
+    after = {u: cost(graph, kept, u) for u in UNITS}
+    return Report(asked, unit, before, after, {name: (int(k.sum()), len(k)) for name, k in kept.items()})
+
+
+# ---------------------------------------------------------------------------------------------
+
+
+def _flat(graph: ChannelGraph, kept: dict[str, Tensor] | None) -> Tensor:
+    """One bool a channel; those outside the prunable groups stay."""
+    if kept is None:
+        return torch.ones(len(graph), dtype=torch.bool)
+    wrong = {name: k.dtype for name, k in kept.items() if k.dtype != torch.bool}
+    if wrong:
+        raise ValueError(f"kept must hold bool tensors, got {wrong}")
+    return graph.join(kept, True).cpu() if kept else torch.ones(len(graph), dtype=torch.bool)
+
+
+def _divide(scores: Tensor, costs: Tensor) -> Tensor:
+    """Scores per cost; a negative one is moved to the range of the positive first, so that order makes sense."""
+    return (scores - scores.min().clamp(max=0)) / costs
+
+
+def _protected(graph: ChannelGraph, scores: Tensor) -> Tensor:
+    """What stays whatever the rate: the channels that must, and the best one of each layer."""
+    must = ~graph.removable
+    for layer in graph.layers.values():
+        for line in (layer.inputs, layer.outputs):
+            if not bool(must[line].any()):
+                must[line[scores[line].argmax()]] = True
+    return must
+
+
+class _Counter:
+    """Counts costs: for each layer, pairs of kept inputs and outputs, and kept outputs."""
+
+    def __init__(self, graph: ChannelGraph, unit: str) -> None:
+        if unit not in UNITS:
+            raise ValueError(f"unit must be one of {', '.join(UNITS)}, got {unit!r}")
+        self.graph, self.unit = graph, unit
+        layers = [layer for layer in graph.layers.values() if layer.kind != "pad"]
+        self.count = len(layers)
+        self.inputs, self.input_layer = self._lines([layer.inputs for layer in layers])
+        self.outputs, self.output_layer = self._lines([layer.outputs for layer in layers])
+        prefix = "" if unit == "channels" else unit
+        self.pair = torch.tensor([getattr(layer, f"pair_{prefix}") if prefix else 0 for layer in layers], dtype=torch.float64)
+        self.single = torch.tensor([getattr(layer, f"out_{prefix}") if prefix else 0 for layer in layers], dtype=torch.float64)
+        self.rest = graph.other_params if unit == "params" else 0
+
+    @staticmethod
+    def _lines(lines: list[Tensor]) -> tuple[Tensor, Tensor]:
+        sizes = torch.tensor([len(line) for line in lines], dtype=torch.long)
+        return torch.cat([*lines, torch.zeros(0, dtype=torch.long)]), torch.repeat_interleave(torch.arange(len(lines)), sizes)
+
+    def widths(self, kept: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = torch.bincount(self.input_layer[kept[self.inputs]], minlength=self.count).double()
+        outputs = torch.bincount(self.output_layer[kept[self.outputs]], minlength=self.count).double()
+        return inputs, outputs
+
+    def cost(self, kept: Tensor) -> int:
+        if self.unit == "channels":
+            return int(kept[:-1].sum())  # the last one is the network's input
+        inputs, outputs = self.widths(kept)
+        return round(float((self.pair * inputs * outputs + self.single * outputs).sum())) + self.rest
+
+    def marginal(self, kept: Tensor) -> Tensor:
+        """What each channel alone saves, at the widths of ``kept``: float64 of shape [channels]."""
+        if self.unit == "channels":
+            return torch.ones(len(kept), dtype=torch.float64)
+        inputs, outputs = self.widths(kept)
+        saved = torch.zeros(len(kept), dtype=torch.float64)
+        saved.index_add_(0, self.inputs, (self.pair * outputs)[self.input_layer])
+        saved.index_add_(0, self.outputs, (self.pair * inputs + self.single)[self.output_layer])
+        return saved

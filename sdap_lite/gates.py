@@ -1,0 +1,287 @@
+r"""A gate on every channel: a score, a mask, and a straight-through gradient. Chapter 2.
+
+The mask multiplies the *weight columns of the consumers*, not the activations:
+:math:`y = \sum_c W_{:,c}\,(m_c x_c) = (W\,\mathrm{diag}\,m)\,x`. The function is the same, no
+activation is stored twice, and the gate's gradient is
+:math:`\partial L/\partial m_c = \sum_{\text{consumers}} \langle W_{:,c}, \partial L/\partial W_{:,c}\rangle`,
+the first-order Taylor importance of the channel.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from .budget import threshold
+from .graph import ChannelGraph, Layer
+
+__all__ = ["RULES", "Frozen", "Gates", "RootMeanSquare", "Rule", "StraightThrough", "straight_through"]
+
+
+class _Hard(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, kept: Tensor) -> Tensor:
+        return kept.to(scores.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+def straight_through(scores: Tensor, kept: Tensor) -> Tensor:
+    """The mask 1 or 0, whose gradient goes straight through to the scores (Bengio et al. 2013).
+
+    Args:
+        scores: float, any shape.
+        kept: bool of the same shape.
+
+    >>> scores = torch.tensor([0.5, -0.5], requires_grad=True)
+    >>> mask = straight_through(scores, scores > 0)
+    >>> (mask * torch.tensor([2.0, 3.0])).sum().backward()
+    >>> mask.tolist(), scores.grad.tolist()
+    ([1.0, 0.0], [2.0, 3.0])
+    """
+    return _Hard.apply(scores, kept)
+
+
+class Rule(Protocol):
+    """How a score follows from its gate's gradient; small, so that chapters and rivals can swap it."""
+
+    def __call__(self, scores: Tensor, gradient: Tensor) -> Tensor:
+        """The new scores, from the old ones and the gradient of this step; both of shape [channels]."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next call depends on."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse."""
+        ...
+
+
+class Frozen:
+    """Scores stay as they start: the rival that never learns."""
+
+    def __call__(self, scores: Tensor, gradient: Tensor) -> Tensor:
+        return scores
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class StraightThrough(Frozen):
+    """Gradient descent on the scores, as the straight-through estimator has it.
+
+    Near a minimum this gradient has mean zero: what it sums up is mostly noise (chapter 2).
+    """
+
+    def __init__(self, lr: float = 1.0) -> None:
+        self.lr = lr
+
+    def __call__(self, scores: Tensor, gradient: Tensor) -> Tensor:
+        return scores - self.lr * gradient
+
+
+class RootMeanSquare:
+    r"""The root mean square of the gate's gradient: its empirical Fisher information.
+
+    :math:`s_c = \sqrt{\mathrm{E}[g_c^2]}`, a running mean. Where the signed gradient averages to
+    zero its square does not: it says how much the loss *would* move (Theis et al. 2018).
+
+    Args:
+        decay: of the running mean, a step; 0.99 looks back about a hundred steps.
+    """
+
+    def __init__(self, decay: float = 0.99) -> None:
+        self.decay = decay
+        self.mean: Tensor | None = None
+        self.steps = 0
+
+    def __call__(self, scores: Tensor, gradient: Tensor) -> Tensor:
+        square = gradient.double().square()
+        self.mean = square * (1 - self.decay) if self.mean is None else self.mean.to(square) * self.decay + square * (1 - self.decay)
+        self.steps += 1
+        return (self.mean / (1 - self.decay**self.steps)).sqrt().to(scores)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"mean": self.mean, "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.mean, self.steps = state["mean"], state["steps"]
+
+
+RULES: dict[str, type] = {"rms": RootMeanSquare, "straight-through": StraightThrough, "frozen": Frozen}
+
+
+class _Masked(nn.Module):
+    """The parametrization of a consumer's weight: its columns times their channels' mask."""
+
+    def __init__(self, gates: Gates, layer: Layer) -> None:
+        super().__init__()
+        # In a tuple, so that the gates are no submodule: an optimizer made later must not find the scores.
+        self.gates = (gates,)
+        self.columns = layer.columns
+        self.axis = 0 if layer.kind == "transposed" else 1
+
+    def forward(self, weight: Tensor) -> Tensor:
+        mask = self.gates[0].mask[self.columns.to(weight.device)].to(weight.dtype)
+        return weight * mask.view([-1 if a == self.axis else 1 for a in range(weight.ndim)])
+
+
+class Gates:
+    """One trainable score a channel, acting on a model while attached to it.
+
+    Weights keep their identity: an optimizer made before :meth:`attach` goes on training them.
+    Frozen weights are gated too, and the scores still learn. The gates act the same in train and
+    in eval mode.
+
+    Args:
+        graph: of the model.
+        rule: how scores learn; default :class:`RootMeanSquare`.
+
+    >>> from sdap_lite import models, trace
+    >>> model = models.VGG(11, width=8)
+    >>> gates = Gates(trace(model, torch.zeros(1, 3, 32, 32)))
+    >>> with gates.attach(model):
+    ...     model(torch.randn(2, 3, 32, 32)).square().sum().backward()
+    ...     gates.learn()
+    >>> gates.scores["features.0"].shape
+    torch.Size([8])
+    """
+
+    def __init__(self, graph: ChannelGraph, rule: Rule | None = None) -> None:
+        self.graph = graph
+        self.rule: Rule = RootMeanSquare() if rule is None else rule
+        self.flat = torch.zeros(len(graph), requires_grad=True)
+        self.kept = torch.ones(len(graph), dtype=torch.bool)
+        self.model: nn.Module | None = None
+
+    @property
+    def mask(self) -> Tensor:
+        """1 for an open gate and 0 for a closed one, shape [channels]; differentiable in the scores."""
+        return straight_through(self.flat, self.kept)
+
+    @property
+    def scores(self) -> dict[str, Tensor]:
+        """For each prunable group the scores of its channels."""
+        return self.graph.split(self.flat.detach())
+
+    @scores.setter
+    def scores(self, value: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            self.flat.copy_(self.graph.join(value, 0.0))
+
+    @property
+    def gradient(self) -> dict[str, Tensor]:
+        """The gates' gradient of the last backward pass, by group.
+
+        Raises:
+            RuntimeError: there was none.
+        """
+        if self.flat.grad is None:
+            raise RuntimeError("the gates have no gradient: attach them, then call backward() on a loss of the model's output")
+        return self.graph.split(self.flat.grad)
+
+    def close(self, kept: dict[str, Tensor]) -> None:
+        """Opens the gates of the kept channels and closes all others."""
+        self.kept = self.graph.join(kept, True).bool().to(self.flat.device)
+
+    def close_to(self, rate: float, *, unit: str = "params", cost_power: float = 0.5, fill: bool = False) -> dict[str, Tensor]:
+        """Closes gates until the rate is met (:func:`sdap_lite.threshold`); returns what is kept."""
+        kept = threshold(self.graph, self.scores, rate, unit=unit, cost_power=cost_power, fill=fill)
+        self.close(kept)
+        return kept
+
+    def learn(self) -> None:
+        """Moves the scores by the rule, from the gradient of the last backward pass, and clears it.
+
+        Raises:
+            RuntimeError: there is no gradient.
+        """
+        if self.flat.grad is None:
+            raise RuntimeError("the gates have no gradient: attach them, then call backward() on a loss of the model's output")
+        with torch.no_grad():
+            self.flat.copy_(self.rule(self.flat.detach(), self.flat.grad))
+        self.flat.grad = None
+
+    def attach(self, model: nn.Module) -> Gates:
+        """Puts a gate on each consumer's weight columns. Also a context that detaches at its end.
+
+        Raises:
+            RuntimeError: these gates are attached already, or the model has gates.
+            ValueError: the graph is not this model's.
+        """
+        if self.model is not None:
+            raise RuntimeError("these gates are attached already: detach() them first")
+        modules = check_model(model, self.graph)
+        consumers = [(layer, modules[name]) for name, layer in self.graph.layers.items() if layer.mixes]
+        device = next(model.parameters()).device
+        self.flat = self.flat.detach().to(device).requires_grad_()
+        self.kept = self.kept.to(device)
+        for layer, module in consumers:
+            parametrize.register_parametrization(module, "weight", _Masked(self, layer), unsafe=True)
+        self.model = model
+        return self
+
+    def detach(self) -> None:
+        """Takes the gates off: the model is again, bit by bit, what it was, but for what it learned.
+
+        Raises:
+            RuntimeError: the gates are not attached.
+        """
+        if self.model is None:
+            raise RuntimeError("these gates are not attached to a model")
+        for name, layer in self.graph.layers.items():
+            if layer.mixes:
+                parametrize.remove_parametrizations(self.model.get_submodule(name), "weight", leave_parametrized=False)
+        self.model = None
+
+    def __enter__(self) -> Gates:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.model is not None:
+            self.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"scores": self.flat.detach().clone(), "kept": self.kept.clone(), "rule": self.rule.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        with torch.no_grad():
+            self.flat.copy_(state["scores"])
+        self.kept = state["kept"].to(self.flat.device)
+        self.rule.load_state_dict(state["rule"])
+
+
+def check_model(model: nn.Module, graph: ChannelGraph) -> dict[str, nn.Module]:
+    """The modules of the graph's layers, by name.
+
+    Raises:
+        ValueError: a layer is missing in the model or has other widths than were traced.
+        RuntimeError: a layer has gates.
+    """
+    modules = dict(model.named_modules())
+    for name, layer in graph.layers.items():
+        if name not in modules:
+            raise ValueError(f"the graph must be this model's, but the model has no module {name!r}: trace it again")
+        if parametrize.is_parametrized(modules[name], "weight"):
+            raise RuntimeError(f"the model must have no gates or other parametrizations, but {name!r} has: detach() them first")
+        found = _widths(modules[name], layer.kind)
+        if found not in (None, (len(layer.inputs), len(layer.outputs))):
+            raise ValueError(f"the graph must be this model's, but {name!r} has {found} channels in and out, traced were {(len(layer.inputs), len(layer.outputs))}: trace it again")
+    return modules
+
+
+def _widths(module: Any, kind: str) -> tuple[int, int] | None:
+    if kind == "linear":
+        return module.in_features, module.out_features
+    if kind == "norm":
+        return module.num_features, module.num_features
+    return None if kind == "pad" else (module.in_channels, module.out_channels)

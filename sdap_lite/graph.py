@@ -1,0 +1,135 @@
+"""What a trace finds: layers, groups of channels, and what must stay. Data, and no torch.fx."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["ChannelGraph", "Group", "Kept", "Layer"]
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A module whose tensors have one slice for each channel.
+
+    Attributes:
+        name: the module's path, such as ``"layer1.0.conv1"``.
+        kind: ``conv``, ``transposed``, ``grouped``, ``depthwise``, ``linear``, ``norm`` or ``pad``.
+        inputs: int64, the channel that each input column reads.
+        outputs: int64, the channel that each output row gives.
+        pair_params: parameters for each pair of one input and one output channel.
+        out_params: parameters for each output channel.
+        pair_macs: the same in MACs, for one example.
+        out_macs: the same in MACs, for one example.
+        parts: 1, or the ``groups`` of a grouped convolution, which each keep the same count.
+    """
+
+    name: str
+    kind: str
+    inputs: Tensor
+    outputs: Tensor
+    pair_params: float = 0
+    out_params: int = 0
+    pair_macs: float = 0
+    out_macs: int = 0
+    parts: int = 1
+
+    @property
+    def mixes(self) -> bool:
+        """Whether it consumes channels: its input columns are what gates act on."""
+        return self.kind in ("conv", "transposed", "grouped", "linear")
+
+    @property
+    def columns(self) -> Tensor:
+        """The channel of each column of the weight; the parts of a grouped convolution share them."""
+        return self.inputs[: len(self.inputs) // self.parts]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels born together in one layer, or tied to them: numbers ``start`` to ``stop - 1``."""
+
+    name: str
+    start: int
+    stop: int
+    layers: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """Channels that must stay: which operation wants it, in which module, why."""
+
+    channels: Tensor
+    operation: str
+    module: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{len(self.channels)} channels kept by {self.operation} at {self.module or 'the top'}: {self.reason}"
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGraph:
+    """What :func:`trace` finds: the layers, the groups of channels, and what is kept and why.
+
+    Attributes:
+        layers: every layer that is sliced when a channel goes, by name.
+        groups: the groups of channels, by the name of the first layer that gives them.
+        removable: bool, for each channel whether it may go.
+        kept: for the others: the reasons.
+        shape: of the example that was traced.
+        other_params: parameters that belong to no channel.
+    """
+
+    layers: dict[str, Layer]
+    groups: dict[str, Group]
+    removable: Tensor
+    kept: tuple[Kept, ...]
+    shape: tuple[int, ...]
+    other_params: int = 0
+
+    def __len__(self) -> int:
+        """The number of channels."""
+        return len(self.removable)
+
+    @property
+    def prunable(self) -> dict[str, Group]:
+        """The groups of which at least one channel may go."""
+        return {name: g for name, g in self.groups.items() if bool(self.removable[g.start : g.stop].any())}
+
+    def split(self, flat: Tensor) -> dict[str, Tensor]:
+        """From one value a channel to a dictionary by prunable group; the tensors are views."""
+        return {name: flat[g.start : g.stop] for name, g in self.prunable.items()}
+
+    def join(self, parts: dict[str, Tensor], fill: Any) -> Tensor:
+        """The inverse of :meth:`split`; channels outside the prunable groups get ``fill``.
+
+        Raises:
+            ValueError: a group is missing, unknown, or of the wrong size.
+        """
+        wanted = self.prunable
+        if parts.keys() != wanted.keys():
+            missing, unknown = wanted.keys() - parts.keys(), parts.keys() - wanted.keys()
+            raise ValueError(f"there must be one tensor for each prunable group; missing: {sorted(missing)}, unknown: {sorted(unknown)}")
+        first = next(iter(parts.values()), torch.zeros(0))
+        flat = torch.full((len(self),), fill, dtype=first.dtype, device=first.device)
+        for name, group in wanted.items():
+            if parts[name].shape != (len(group),):
+                raise ValueError(f"group {name!r} has {len(group)} channels, got a tensor of shape {list(parts[name].shape)}")
+            flat[group.start : group.stop] = parts[name]
+        return flat
+
+    def __str__(self) -> str:
+        width = max([5, *(len(name) for name in self.groups)])
+        lines = [f"{'group':{width}}  channels  may go  layers"]
+        for name, group in self.groups.items():
+            free = int(self.removable[group.start : group.stop].sum())
+            others = f"{group.layers[0]} and {len(group.layers) - 1} more" if len(group.layers) > 1 else group.layers[0]
+            lines.append(f"{name:{width}}  {len(group):8d}  {free:6d}  {others}")
+        return "\n".join([*lines, *(f"  {note}" for note in self.kept)])
