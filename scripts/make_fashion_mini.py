@@ -1,4 +1,4 @@
-"""Makes ``sdap_lite/files/fashion-mini.npz``: 10,000 + 2,000 images of Fashion-MNIST, evenly by class.
+"""Makes ``sdap_lite/bundled/fashion-mini.npz``: 10,000 + 2,000 images of Fashion-MNIST, evenly by class.
 
 The original files (Xiao et al. 2017, MIT licence) come with Debian's package
 ``dataset-fashion-mnist``. Run from the repository's root:
@@ -33,6 +33,6 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     folder = Path(sys.argv[1])
     (train_x, train_y), (test_x, test_y) = subset(folder, "train", 1000), subset(folder, "t10k", 200)
-    out = Path("sdap_lite/files/fashion-mini.npz")
+    out = Path("sdap_lite/bundled/fashion-mini.npz")
     np.savez_compressed(out, train_images=train_x, train_labels=train_y, test_images=test_x, test_labels=test_y)
     print(f"{out}: {out.stat().st_size / 1e6:.2f} MB")

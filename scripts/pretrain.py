@@ -2,7 +2,7 @@
 
     python scripts/pretrain.py resnet20 cifar10 --epochs 70
 
-writes ``sdap_lite/files/resnet20-cifar10.{safetensors,json}``: fp16 weights, and the card with the
+writes ``sdap_lite/bundled/resnet20-cifar10.{safetensors,json}``: fp16 weights, and the card with the
 data, the recipe, every epoch, the accuracy, the hardware and the commit.
 """
 
@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from sdap_lite import data, measure, models
 from sdap_lite.train import train
 
-FILES = Path(models.__file__).parent / "files"
+FILES = Path(models.__file__).parent / "bundled"
 
 
 def main() -> None:
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--checkpoint", type=Path, help="folder for the checkpoint of each epoch")
+    parser.add_argument("--resume", type=Path, help="folder of a checkpoint to go on from")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
@@ -41,10 +42,10 @@ def main() -> None:
     model = build(in_channels=images.train.images.shape[1], classes=len(images.classes))
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     start = time.time()
-    result = train(model, images, epochs=args.epochs, lr=args.lr, seed=args.seed, checkpoint=args.checkpoint)
+    result = train(model, images, epochs=args.epochs, lr=args.lr, seed=args.seed, checkpoint=args.checkpoint, resume=args.resume)
 
     path = FILES / f"{args.net}-{args.data}"
-    save_file({k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}, f"{path}.safetensors")
+    save_file({k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()}, f"{path}.safetensors")
     model.load_state_dict(load_file(f"{path}.safetensors"))  # what is shipped is what is measured
     card = {
         "net": args.net,
@@ -55,7 +56,7 @@ def main() -> None:
         "parameters": measure.count_params(model),
         "validation accuracy": result.history[-1]["validation"],
         "test accuracy": measure.accuracy(model, images),
-        "settings": result.report["settings"],
+        "settings": result.settings,
         "seconds": round(time.time() - start),
         "hardware": f"{platform.machine()} CPU, {args.threads} thread(s)",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},

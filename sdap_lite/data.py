@@ -319,7 +319,7 @@ def _read_image(path: str, size: int) -> np.ndarray:
 
 def _read_fashion_mini() -> tuple[tuple[Split, Split], tuple[str, ...]]:
     """The bundled subset, made by ``scripts/make_fashion_mini.py`` from the original files."""
-    with resources.files("sdap_lite").joinpath("files/fashion-mini.npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
+    with resources.files("sdap_lite").joinpath("bundled/fashion-mini.npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
         train, test = ((stored[f"{part}_images"], stored[f"{part}_labels"]) for part in ("train", "test"))
     splits = tuple(Split(torch.from_numpy(x)[:, None], torch.from_numpy(y).long()) for x, y in (train, test))
     names = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")

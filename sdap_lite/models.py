@@ -6,9 +6,9 @@ understand. Every one takes images of any size from 16 pixels on. Chapter 1 intr
 
 from __future__ import annotations
 
-
-
-
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,10 @@ from torch import Tensor, nn
 
 from .layers import ChannelPad
 
-__all__ = ["VGG", "ChannelPad", "DenseNet", "MobileNetV2", "ResNet", "densenet40", "mobilenetv2", "resnet20", "resnet56", "vgg"]
+__all__ = ["PRETRAINED", "VGG", "DenseNet", "MobileNetV2", "ResNet", "densenet40", "mobilenetv2", "resnet20", "resnet56", "vgg"]
+
+BUNDLED = Path(__file__).parent / "bundled"
+PRETRAINED = tuple(sorted(path.stem for path in BUNDLED.glob("*-*.safetensors")))  # "<net>-<data>"
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> list[nn.Module]:
@@ -198,3 +201,58 @@ class DenseNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(torch.flatten(self.pool(self.features(x)), 1))
+
+
+def resnet20(*, pretrained: str | None = None, **sizes: Any) -> ResNet:
+    """ResNet-20: 0.27 million parameters; He et al. 2016.
+
+    Args:
+        pretrained: the data set that its weights were trained on, see :data:`PRETRAINED`.
+        **sizes: see :class:`ResNet`.
+
+    Raises:
+        ValueError: there are no such weights.
+
+    >>> sum(p.numel() for p in resnet20().parameters())
+    269722
+    """
+    return _build("resnet20", pretrained, lambda **s: ResNet(20, **s), sizes)
+
+
+def resnet56(*, pretrained: str | None = None, **sizes: Any) -> ResNet:
+    """ResNet-56: 0.85 million parameters. Arguments as for :func:`resnet20`."""
+    return _build("resnet56", pretrained, lambda **s: ResNet(56, **s), sizes)
+
+
+def vgg(*, pretrained: str | None = None, **sizes: Any) -> VGG:
+    """VGG-16 with batch norm at a quarter of the paper's width: 0.92 million parameters.
+
+    Arguments as for :func:`resnet20`; ``width=64`` gives the paper's.
+    """
+    return _build("vgg", pretrained, lambda **s: VGG(16, **{"width": 16, **s}), sizes)
+
+
+def mobilenetv2(*, pretrained: str | None = None, **sizes: Any) -> MobileNetV2:
+    """MobileNetV2 for 32-pixel images: 2.2 million parameters. Arguments as for :func:`resnet20`."""
+    return _build("mobilenetv2", pretrained, MobileNetV2, sizes)
+
+
+def densenet40(*, pretrained: str | None = None, **sizes: Any) -> DenseNet:
+    """DenseNet-40 with growth 12: 1.1 million parameters. Arguments as for :func:`resnet20`."""
+    return _build("densenet40", pretrained, lambda **s: DenseNet(40, **s), sizes)
+
+
+def _build(net: str, pretrained: str | None, build: Callable[..., Any], sizes: dict[str, Any]) -> Any:
+    if pretrained is None:
+        return build(**sizes)
+    if f"{net}-{pretrained}" not in PRETRAINED:
+        there = [name.removeprefix(f"{net}-") for name in PRETRAINED if name.startswith(f"{net}-")]
+        raise ValueError(f"pretrained must be one of {', '.join(there) or '(none for this network)'} for {net}, got {pretrained!r}")
+    from safetensors.torch import load_file
+
+    if pretrained == "fashion-mini":
+        sizes = {"in_channels": 1, **sizes}
+    model = build(**sizes)
+    # Stored as fp16; copied into the model's own float32 tensors.
+    model.load_state_dict(load_file(BUNDLED / f"{net}-{pretrained}.safetensors"))
+    return model

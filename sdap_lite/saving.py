@@ -1,0 +1,197 @@
+"""A pruned model on disk: weights as safetensors, widths as a JSON recipe; and ONNX. Chapter 6.
+
+The recipe holds numbers and names only: nothing in it is run. It is loaded into the stock class,
+whose layers are first cut to the recipe's widths.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from .checkpoint import write_atomically
+
+__all__ = ["export_onnx", "load", "save"]
+
+WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "before", "after")
+
+
+def save(model: nn.Module, path: str | Path) -> None:
+    """Writes ``path.safetensors`` and ``path.json``.
+
+    Args:
+        model: a plain model, pruned or not.
+        path: without an ending; its folder must exist.
+
+    Raises:
+        ValueError: the model has gates, or the folder does not exist.
+
+    >>> import tempfile
+    >>> from sdap_lite import models
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(models.resnet20(), f"{folder}/net")
+    ...     again = load(f"{folder}/net", models.resnet20())
+    >>> type(again).__name__
+    'ResNet'
+    """
+    from safetensors.torch import save as to_bytes
+
+    weights, recipe = _paths(path)
+    if not weights.parent.is_dir():
+        raise ValueError(f"the folder must exist, but there is no {weights.parent}")
+    if any(parametrize.is_parametrized(m) for m in model.modules()):
+        raise ValueError("the model must have no gates or other parametrizations: detach() them first")
+    content = to_bytes({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
+    modules = {name: {"class": type(m).__name__, **_widths(m)} for name, m in model.named_modules() if _widths(m)}
+    card = {"format": "sdap_lite 1", "class": type(model).__name__, "sha256": hashlib.sha256(content).hexdigest(), "modules": modules}
+    write_atomically(weights, lambda file: Path(file).write_bytes(content))
+    write_atomically(recipe, lambda file: Path(file).write_text(json.dumps(card, indent=1) + "\n"))
+
+
+def load(path: str | Path, model: nn.Module) -> nn.Module:
+    """A saved model again.
+
+    Args:
+        path: as given to :func:`save`.
+        model: of the stock class, of any width; it stays as it is.
+
+    Returns:
+        A new model with the saved widths and weights, in eval mode.
+
+    Raises:
+        ValueError: a file is missing, damaged or foreign, or does not fit the class.
+    """
+    weights, recipe = _paths(path)
+    card, content = _read_recipe(recipe), _read_weights(weights)
+    if hashlib.sha256(content).hexdigest() != card["sha256"]:
+        raise ValueError(f"{weights} must be the file that {recipe.name} was written with, but its checksum differs: it was damaged or exchanged")
+    from safetensors.torch import load as from_bytes
+
+    state = from_bytes(content)
+    if card["class"] != type(model).__name__:
+        raise ValueError(f"{recipe} is of class {card['class']}, but the model to load into is a {type(model).__name__}")
+    model = copy.deepcopy(model)
+    modules = {name: m for name, m in model.named_modules() if _widths(m)}
+    if modules.keys() != card["modules"].keys():
+        raise ValueError(f"{recipe} must name the model's layers, but these differ: {sorted(modules.keys() ^ card['modules'].keys())[:5]}")
+    for name, module in modules.items():
+        _resize(name, module, card["modules"][name])
+    own = model.state_dict()
+    wrong = sorted(own.keys() ^ state.keys()) or [k for k in own if own[k].shape != state[k].shape]
+    if wrong:
+        raise ValueError(f"{weights} must hold the model's tensors in the recipe's widths, but these differ: {wrong[:5]}")
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def export_onnx(model: nn.Module, path: str | Path, example: Tensor) -> float:
+    """Writes the model as ONNX, any batch size, and compares it with ONNX Runtime.
+
+    Args:
+        model: a plain model.
+        path: of the file to write.
+        example: an input, shape [batch, channels, height, width].
+
+    Returns:
+        The largest difference between the two on a random input; at most 1e-4, relative where the
+        numbers are above 1.
+
+    Raises:
+        ModuleNotFoundError: the extra ``export`` is not installed.
+        RuntimeError: ONNX Runtime computes something else.
+    """
+    import onnxruntime
+
+    model = copy.deepcopy(model).cpu().float().eval()
+    x = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(0))
+    dynamic = {"x": {0: torch.export.Dim("batch")}} if _first_argument(model) == "x" else ({0: torch.export.Dim("batch")},)
+    program = torch.onnx.export(model, (x,), dynamo=True, dynamic_shapes=dynamic, verbose=False)
+    assert program is not None
+
+    def write(file: str) -> None:
+        program.save(file)
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        with torch.no_grad():
+            wanted = model(x)
+        got = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+        difference.append(float((wanted - got).abs().max()) / max(1.0, float(wanted.abs().max())))
+        if not difference[0] <= 1e-4:
+            raise RuntimeError(f"ONNX Runtime must compute what the model computes, but differs by {difference[0]:.2e}")
+
+    difference: list[float] = []
+    write_atomically(Path(path), write)
+    return difference[0]
+
+
+# ---------------------------------------------------------------------------------------------
+
+
+def _paths(path: str | Path) -> tuple[Path, Path]:
+    path = Path(path)
+    return path.with_name(path.name + ".safetensors"), path.with_name(path.name + ".json")
+
+
+def _widths(module: nn.Module) -> dict[str, int]:
+    """A module's channel counts, where it has any."""
+    return {key: getattr(module, key) for key in WIDTHS if type(getattr(module, key, None)) is int}
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} must be a recipe, but cannot be read as one: {error}") from error
+    if not isinstance(card, dict) or card.get("format") != "sdap_lite 1" or not {"class", "sha256", "modules"} <= card.keys():
+        raise ValueError(f"{path} must be a recipe in the format 'sdap_lite 1', got {card.get('format') if isinstance(card, dict) else card!r}")
+    if not isinstance(card["modules"], dict) or not all(isinstance(m, dict) for m in card["modules"].values()):
+        raise ValueError(f"{path} must hold the widths of each module")
+    return card
+
+
+def _read_weights(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} must be the model's weights, but cannot be read: {error}") from error
+
+
+def _resize(name: str, module: Any, wanted: dict[str, Any]) -> None:
+    """Gives a stock module the recipe's widths; its tensors are empty afterwards."""
+    found = {"class": type(module).__name__, **_widths(module)}
+    if found.keys() != wanted.keys() or found["class"] != wanted["class"]:
+        raise ValueError(f"module {name!r} must be a {wanted.get('class')} as in the recipe, but the model's is a {found['class']}")
+    for key in found.keys() - {"class"}:
+        least = 0 if key in ("before", "after") else 1
+        if type(wanted[key]) is not int or not least <= wanted[key] <= 2**20:
+            raise ValueError(f"module {name!r}: {key} must be a whole number from {least} on, got {wanted[key]!r}")
+        setattr(module, key, wanted[key])
+    if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
+        ends = (module.out_features, module.in_features) if isinstance(module, nn.Linear) else _ends(name, module)
+        shapes = {"weight": (*ends, *module.weight.shape[2:]), "bias": (wanted.get("out_channels", wanted.get("out_features")),)}
+    else:
+        shapes = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (wanted.get("num_features"),))
+    for key, shape in shapes.items():
+        old = getattr(module, key, None)
+        if isinstance(old, Tensor):
+            new = torch.zeros(shape, dtype=old.dtype, device=old.device)
+            setattr(module, key, nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new)
+
+
+def _ends(name: str, module: Any) -> tuple[int, int]:
+    if module.in_channels % module.groups or module.out_channels % module.groups:
+        raise ValueError(f"module {name!r}: groups must divide the channels, got {module.groups} of {module.in_channels} and {module.out_channels}")
+    inside, outside = module.in_channels // module.groups, module.out_channels // module.groups
+    return (module.in_channels, outside) if module.transposed else (module.out_channels, inside)
+
+
+def _first_argument(model: nn.Module) -> str:
+    import inspect
+
+    return next(iter(inspect.signature(model.forward).parameters))
