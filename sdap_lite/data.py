@@ -7,6 +7,7 @@ Colab and on a GPU. Chapter 1 loads its first images with it.
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from . import _torchvision
 
-__all__ = ["DatasetUnavailable", "Images", "Split", "augment", "batches", "by_scale", "data_root", "load", "normalize"]
+__all__ = ["DatasetUnavailable", "Images", "Split", "augment", "batches", "by_scale", "data_root", "load", "normalize", "recorded"]
 
 T = TypeVar("T")
 
@@ -430,3 +431,19 @@ def _read_downsampled(name: str, root: Path) -> tuple[tuple[Split, Split], tuple
         raise _unavailable(name, root, f"no train_data_batch_* and val_data files under {root / name}; image-net.org hands them out on request")
     splits = _split_of([_read_batch(p) for p in train], "labels", side, 1), _split_of([_read_batch(p) for p in val], "labels", side, 1)
     return splits, tuple(str(i) for i in range(1000))
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """Figures measured earlier, at a larger scale, with all that they were measured with.
+
+    Each file ``bundled/results/<name>.json`` was written by one command, which it names.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    folder = resources.files("sdap_lite").joinpath("bundled/results")
+    path = folder.joinpath(f"{name}.json")
+    if not path.is_file():
+        there = sorted(p.name.removesuffix(".json") for p in folder.iterdir()) if folder.is_dir() else []
+        raise ValueError(f"name must be one of {', '.join(there) or '(nothing recorded)'}, got {name!r}")
+    return json.loads(path.read_text())
