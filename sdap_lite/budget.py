@@ -80,7 +80,7 @@ def threshold(
     """
     check_rate(rate)
     counter = _Counter(graph, unit)
-    flat = graph.join(scores, 0.0).detach().double().cpu()
+    flat = graph.join(scores, 0.0).detach().cpu().double()
     if not bool(torch.isfinite(flat).all()):
         raise ValueError("scores must be finite numbers, got NaN or infinity")
     whole = torch.ones(len(graph), dtype=torch.bool)

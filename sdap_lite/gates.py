@@ -105,7 +105,7 @@ class RootMeanSquare:
         self.steps = 0
 
     def __call__(self, scores: Tensor, gradient: Tensor) -> Tensor:
-        square = gradient.double().square()
+        square = gradient.float().square()
         self.mean = square * (1 - self.decay) if self.mean is None else self.mean.to(square) * self.decay + square * (1 - self.decay)
         self.steps += 1
         return (self.mean / (1 - self.decay**self.steps)).sqrt().to(scores)
@@ -127,11 +127,11 @@ class _Masked(nn.Module):
         super().__init__()
         # In a tuple, so that the gates are no submodule: an optimizer made later must not find the scores.
         self.gates = (gates,)
-        self.columns = layer.columns
+        self.columns = layer.columns.to(gates.flat.device)
         self.axis = 0 if layer.kind == "transposed" else 1
 
     def forward(self, weight: Tensor) -> Tensor:
-        mask = self.gates[0].mask[self.columns.to(weight.device)].to(weight.dtype)
+        mask = self.gates[0].mask[self.columns].to(weight.dtype)
         return weight * mask.view([-1 if a == self.axis else 1 for a in range(weight.ndim)])
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils import benchmark
 from torch.utils.flop_counter import FlopCounterMode
 
 from .data import Images, Split, batches
@@ -84,6 +83,8 @@ def latency(model: nn.Module, example: Tensor, *, threads: int = 1, seconds: flo
         threads: CPU threads.
         seconds: how long to measure.
     """
+    from torch.utils import benchmark  # slow to import
+
     timer = benchmark.Timer("model(example)", globals={"model": model, "example": example}, num_threads=threads)
     with evaluating(model), torch.no_grad():
         timer.timeit(3)  # caches fill, kernels are chosen

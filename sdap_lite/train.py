@@ -297,7 +297,7 @@ class _Training:
             self.load_state(saved)
         live, done = _is_live(), len(self.history) * self.steps_an_epoch
         bar = tqdm(total=self.total_steps, initial=done, disable=not (progress and live), file=sys.stdout, unit="batch")
-        with torch.random.fork_rng(), bar:
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), bar:
             while len(self.history) < self.settings["epochs"]:
                 self.epoch(bar)
                 if folder:

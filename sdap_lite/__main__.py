@@ -1,0 +1,147 @@
+"""The command line: ``python -m sdap_lite prune|evaluate|export|data --help``. Thin, over the API."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import nn
+
+from . import _torchvision, data, measure, models, saving
+from .train import prune as run_prune
+
+app = typer.Typer(help="Prunes channels of convolutional networks.", no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+
+Net = Annotated[str, typer.Option(help="A network of sdap_lite.models, one of torchvision's ('torchvision:resnet18'), or a function of yours that builds one ('package.module:function').")]
+Data = Annotated[str, typer.Option("--data", help=f"One of {', '.join(data.SETS)}.")]
+Root = Annotated[Path | None, typer.Option(help="Where the images are; default: $SDAP_DATA, else ~/.cache/sdap_lite.")]
+Size = Annotated[int | None, typer.Option(help="Resize images to this many pixels a side.")]
+
+
+def _images(name: str, root: Path | None, size: int | None) -> data.Images:
+    try:
+        return data.load(name, root, size=size)
+    except (ValueError, data.DatasetUnavailable) as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _build(net: str, images: data.Images | None, pretrained: str | None, channels: int = 3, classes: int = 10) -> nn.Module:
+    """A network by its name, for the images at hand."""
+    channels = channels if images is None else images.train.images.shape[1]
+    classes = classes if images is None else len(images.classes)
+    source, _, name = net.rpartition(":")
+    try:
+        if source == "torchvision":
+            return _torchvision.load().models.get_model(name, weights=pretrained, **({} if pretrained else {"num_classes": classes}))
+        if source:
+            return getattr(importlib.import_module(source), name)()
+        if name not in ("resnet20", "resnet56", "vgg", "mobilenetv2", "densenet40"):
+            raise ValueError(f"net must be resnet20, resnet56, vgg, mobilenetv2, densenet40, torchvision:NAME or module:function, got {net!r}")
+        return getattr(models, name)(pretrained=pretrained, in_channels=channels, classes=classes)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+@app.command()
+def prune(
+    net: Net = "resnet20",
+    name: Data = "cifar10",
+    rate: Annotated[float, typer.Option(help="The share that goes, 0 to below 1.")] = 0.75,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 30,
+    unit: Annotated[str, typer.Option(help="What the rate counts: params, macs or channels.")] = "params",
+    out: Annotated[Path, typer.Option(help="Where the pruned network goes: OUT.safetensors and OUT.json.")] = Path("pruned"),
+    pretrained: Annotated[str | None, typer.Option(help="Shipped weights to start from; default: those of the data set, where there are any.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Or a file of yours: a state_dict, .safetensors or .pt.")] = None,
+    root: Root = None,
+    size: Size = None,
+    lr: Annotated[float, typer.Option(help="The highest learning rate.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Same seed, same machine: the same network.")] = 0,
+    checkpoint: Annotated[Path | None, typer.Option(help="A folder for a checkpoint each epoch.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="A folder with a checkpoint to go on from.")] = None,
+) -> None:
+    """Prunes a pretrained network and fine-tunes it, in one run."""
+    if not out.parent.is_dir():
+        raise typer.BadParameter(f"the folder of --out must exist, but there is no {out.parent}")
+    images = _images(name, root, size)
+    if pretrained is None and weights is None and f"{net}-{name}" in models.PRETRAINED:
+        pretrained = name
+    model = _build(net, images, pretrained)
+    if weights is not None:
+        _load_weights(model, weights)
+    elif pretrained is None:
+        typer.echo("note: no weights were named, so a network that was never trained is pruned")
+    try:
+        result = run_prune(model, images, rate, epochs=epochs, unit=unit, lr=lr, seed=seed, checkpoint=checkpoint, resume=resume)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    saving.save(result.model, out)
+    typer.echo(f"{result}\nwritten: {out}.safetensors, {out}.json")
+
+
+@app.command()
+def evaluate(
+    saved: Annotated[Path | None, typer.Option(help="A pruned network, as prune wrote it; default: the shipped weights.")] = None,
+    net: Net = "resnet20",
+    name: Data = "cifar10",
+    root: Root = None,
+    size: Size = None,
+) -> None:
+    """Measures accuracy on the test images, parameters, MACs and latency."""
+    images = _images(name, root, size)
+    model = _saved(saved, net, images) if saved else _build(net, images, name)
+    example = torch.zeros(1, *images.train.images.shape[1:])
+    typer.echo(f"{net} on {images.note}: {measure.accuracy(model, images):.2%} of {len(images.test):,} test images")
+    typer.echo(f"{measure.count_params(model):,} parameters, {measure.count_macs(model, example):,} MACs, {measure.latency(model, example)} an image on one thread")
+
+
+@app.command()
+def export(
+    saved: Annotated[Path, typer.Option(help="A pruned network, as prune wrote it.")],
+    out: Annotated[Path, typer.Option(help="The ONNX file to write.")],
+    net: Net = "resnet20",
+    size: Annotated[int, typer.Option(help="Pixels a side of the images that it takes.")] = 32,
+    channels: Annotated[int, typer.Option(help="3 for colour images, 1 for grey ones.")] = 3,
+    classes: Annotated[int, typer.Option(help="How many classes it tells apart.")] = 10,
+) -> None:
+    """Writes a pruned network as ONNX, checked against ONNX Runtime (needs the extra 'export')."""
+    model = _load_saved(saved, _build(net, None, None, channels, classes))
+    difference = saving.export_onnx(model, out, torch.zeros(1, channels, size, size))
+    typer.echo(f"written: {out}; ONNX Runtime differs by {difference:.1e}")
+
+
+@app.command(name="data")
+def show_data(name: Annotated[str, typer.Argument(help=f"One of {', '.join(data.SETS)}.")] = "cifar10", root: Root = None, size: Size = None) -> None:
+    """Loads an image set, downloads it where it is missing, and says what is in it."""
+    images = _images(name, root, size)
+    for part, split in (("train", images.train), ("test", images.test)):
+        typer.echo(f"{part}: {len(split):,} images of shape {list(split.images.shape[1:])}")
+    typer.echo(f"{images.note}, {len(images.classes)} classes: {', '.join(images.classes[:10])}{' …' if len(images.classes) > 10 else ''}")
+
+
+def _saved(path: Path, net: str, images: data.Images) -> nn.Module:
+    return _load_saved(path, _build(net, images, None))
+
+
+def _load_saved(path: Path, model: nn.Module) -> nn.Module:
+    try:
+        return saving.load(path, model)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    """A state_dict into the model: read without running what the file holds."""
+    from safetensors.torch import load_file
+
+    try:
+        state: dict[str, Any] = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state)
+    except Exception as error:  # a broken file can raise nearly anything
+        raise typer.BadParameter(f"{path} must be a state_dict of the network, but: {error}") from error
+
+
+if __name__ == "__main__":
+    app()
