@@ -20,7 +20,7 @@ import torch
 import sdap_lite as sdap
 from sdap_lite.checkpoint import write_atomically
 
-IMAGES, EPOCHS = 25_000, 3
+IMAGES, EPOCHS = 20_000, 3
 # rule, cost power, alpha
 ARMS = [
     ("frozen", 0.0, 0.9),
@@ -54,7 +54,7 @@ def main() -> None:
         "command": " ".join(["python", "scripts/gate_rules.py", *sys.argv[1:]]),
         "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip(),
         "net": args.net,
-        "data": f"{full.note}, {IMAGES:,} training images (a tenth of them held out for validation), all test images",
+        "data": f"{full.note}, {IMAGES:,} training images, {IMAGES // 10:,} others for validation, all test images",
         "epochs": EPOCHS,
         "dense test": sdap.accuracy(model, full),
         "parameters": sdap.count_params(model),

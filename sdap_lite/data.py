@@ -88,6 +88,7 @@ class Images:
         mean: per channel, on the scale 0 to 1.
         std: per channel, on the scale 0 to 1.
         note: what to say beside a figure measured on these images.
+        validation: training images that are held out already; default: a run holds out its own.
     """
 
     name: str
@@ -97,11 +98,33 @@ class Images:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     note: str
+    validation: Split | None = None
+
+    def hold_out(self, share: float = 0.1) -> tuple[Split, Split]:
+        """The validation and the training part.
+
+        The same whatever a run's seed, so that a network pretrained on this set has never seen
+        the images that a later run validates on.
+
+        Args:
+            share: of the training images, if no validation part is given already.
+        """
+        if self.validation is not None:
+            return self.validation, self.train
+        return self.train.divide(max(1, round(share * len(self.train))), seed=0)
 
     def limit(self, train: int, test: int, *, seed: int = 0) -> Images:
-        """The same set with fewer images, drawn evenly from all classes."""
-        few = {k: s if n >= len(s) else s.divide(n, seed=seed)[0] for k, s, n in (("train", self.train, train), ("test", self.test, test))}
-        return replace(self, **few)
+        """The same set with fewer images, drawn evenly from all classes.
+
+        Args:
+            train: training images; a tenth as many, from those held out, are for validation.
+            test: test images.
+            seed: which ones are drawn.
+        """
+        held_out, rest = self.hold_out()
+        wanted = ((rest, train), (held_out, max(1, train // 10)), (self.test, test))
+        few = [split if count >= len(split) else split.divide(count, seed=seed)[0] for split, count in wanted]
+        return replace(self, train=few[0], validation=few[1], test=few[2])
 
 
 def by_scale(*, tiny: T, book: T, full: T) -> T:

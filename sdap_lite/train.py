@@ -25,7 +25,7 @@ from tqdm import tqdm
 from .budget import Report, check_rate, largest_rate, report, schedule, threshold
 from .channels import trace
 from .checkpoint import read_checkpoint, write_checkpoint
-from .data import Images, Split, batches
+from .data import Images, batches
 from .distill import distillation_loss
 from .gates import RULES, Gates
 from .graph import ChannelGraph
@@ -94,7 +94,8 @@ def train(
         batch_size: images a step.
         weight_decay: on weights, not on norms and biases.
         label_smoothing: share of the label spread over all classes.
-        validation: share of the training images that is held out, the same ones for every seed.
+        validation: share of the training images that is held out, the same ones for every seed
+            (if ``images.validation`` does not hold them already).
         seed: same seed, same machine, same thread count: the same weights, bit for bit on the CPU.
         device: default: CUDA, else MPS, else the CPU.
         mode: ``"auto"`` measures which of :data:`sdap_lite.measure.MODES` is fastest here.
@@ -155,7 +156,8 @@ def prune(
         teacher: default: the pretrained network itself.
         batch_size: images a step.
         weight_decay: on weights, not on norms and biases.
-        validation: share of the training images that is held out, the same ones for every seed.
+        validation: share of the training images that is held out, the same ones for every seed
+            (if ``images.validation`` does not hold them already).
         seed: same seed, same machine, same thread count: the same weights, bit for bit on the CPU.
         device: default: CUDA, else MPS, else the CPU.
         mode: ``"auto"`` measures which of :data:`sdap_lite.measure.MODES` is fastest here.
@@ -209,7 +211,7 @@ class _Training:
         self.settings, self.images = settings, images
         self.device = torch.device(settings["device"])
         self.dtype, self.layout = MODES[settings["mode"]]
-        held_out, kept = _hold_out(images, settings["validation"])
+        held_out, kept = images.hold_out(settings["validation"])
         self.validation, self.training = held_out.to(self.device), kept.to(self.device)
         self.model = model.to(self.device).to(memory_format=self.layout)
         self.optimizer = self.make_optimizer()
@@ -396,12 +398,6 @@ def norm_scales(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
     return graph.split(flat)
 
 
-def _hold_out(images: Images, share: float) -> tuple[Split, Split]:
-    """The validation and the training part: the same whatever the run's seed, so that a pretrained
-    network that was trained here has never seen the images that a later run validates on."""
-    return images.train.divide(max(1, round(share * len(images.train))), seed=0)
-
-
 def _settings(
     images: Images, epochs: int, lr: float, batch_size: int, weight_decay: float, validation: float, seed: int, device: str | torch.device | None
 ) -> dict[str, Any]:
@@ -419,7 +415,7 @@ def _settings(
     if len(images.train) < 4:
         raise ValueError(f"there must be at least 4 training images, got {len(images.train)}")
     device = torch.device(device) if device else best_device()
-    counts = [len(images.train), len(images.test), *images.train.images.shape[1:]]
+    counts = [len(images.train), len(images.validation or ()), len(images.test), *images.train.images.shape[1:]]
     return {
         "data": images.name,
         "counts": counts,
