@@ -106,13 +106,18 @@ class _Labelled:
     labels: Tensor
 
 
+def _map(tree: Any, change: Callable[[Any], Any]) -> Any:
+    """The same nest of tuples, lists and dictionaries, with each leaf changed."""
+    return fx.node.map_aggregate(tree, change)
+
+
 def _unwrap(tree: Any, which: str) -> Any:
-    return fx.node.map_aggregate(tree, lambda leaf: getattr(leaf, which) if isinstance(leaf, _Labelled) else leaf)
+    return _map(tree, lambda leaf: getattr(leaf, which) if isinstance(leaf, _Labelled) else leaf)
 
 
 def _labelled(tree: Any) -> list[_Labelled]:
     found: list[_Labelled] = []
-    fx.node.map_aggregate(tree, lambda leaf: found.append(leaf) if isinstance(leaf, _Labelled) else None)
+    _map(tree, lambda leaf: found.append(leaf) if isinstance(leaf, _Labelled) else None)
     return found
 
 
@@ -252,9 +257,9 @@ class _Labeller(fx.Interpreter):
     def unknown(self, tree: Any, value: Any, reason: str = "the tracer does not know what it does with channels") -> Any:
         self.keep([x.labels for x in _labelled(tree)], reason)
         fixed = torch.zeros(1, dtype=torch.long)
-        return fx.node.map_aggregate(value, lambda leaf: _Labelled(leaf, fixed.expand(leaf.shape)) if isinstance(leaf, Tensor) else leaf)
+        return _map(value, lambda leaf: _Labelled(leaf, fixed.expand(leaf.shape)) if isinstance(leaf, Tensor) else leaf)
 
-    def weighted(self, name: str, module: nn.Module, x: _Labelled, value: Tensor) -> Any:
+    def weighted(self, name: str, module: Any, x: _Labelled, value: Tensor) -> Any:
         """A convolution or a linear layer."""
         axis = -1 if isinstance(module, nn.Linear) else value.ndim - len(module.kernel_size) - 1
         line = _along(x.labels, axis)
@@ -272,7 +277,7 @@ class _Labeller(fx.Interpreter):
         self.add(layer)
         return _Labelled(value, _spread(self.layers[name].outputs, value.shape, axis))
 
-    def passing(self, name: str, module: nn.Module, x: _Labelled, value: Tensor) -> Any:
+    def passing(self, name: str, module: Any, x: _Labelled, value: Tensor) -> Any:
         """A norm of each channel on its own."""
         axis = 1 if value.ndim > 1 and value.shape[1] == module.num_features else 0
         line = _along(x.labels, axis)
@@ -381,11 +386,12 @@ class _Labeller(fx.Interpreter):
                     return leaf
                 if id(leaf) not in narrow:
                     return leaf.labels
-                line = _along(leaf.labels, narrow[id(leaf)])
-                return leaf.labels.index_select(narrow[id(leaf)], (~torch.isin(line, gone)).nonzero().flatten())
+                axis = narrow[id(leaf)]
+                line = leaf.labels.movedim(axis, 0).flatten(1)[:, 0]
+                return leaf.labels.index_select(axis, (~torch.isin(line, gone)).nonzero().flatten())
 
             try:
-                after = run(*fx.node.map_aggregate(args, without), **fx.node.map_aggregate(kwargs, without))
+                after = run(*_map(args, without), **_map(kwargs, without))
             except (RuntimeError, IndexError):
                 return False
             pairs = zip([labels], [after]) if isinstance(labels, Tensor) else zip(labels, after)
@@ -464,7 +470,7 @@ def _connect(count: int, pairs: list[Tensor]) -> Tensor:
         root = new
 
 
-def _measure_layer(name: str, module: nn.Module, line: Tensor, value: Tensor, example: Tensor, axis: int) -> Layer:
+def _measure_layer(name: str, module: Any, line: Tensor, value: Tensor, example: Tensor, axis: int) -> Layer:
     """The kind of a weighted layer, and what its channels cost; its outputs come later."""
     transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
     # A transposed convolution multiplies once for each input position, the others for each output position.
@@ -483,5 +489,5 @@ def _measure_layer(name: str, module: nn.Module, line: Tensor, value: Tensor, ex
 
 def _tensors(value: Any) -> list[Tensor]:
     found: list[Tensor] = []
-    fx.node.map_aggregate(value, lambda leaf: found.append(leaf) if isinstance(leaf, Tensor) else None)
+    _map(value, lambda leaf: found.append(leaf) if isinstance(leaf, Tensor) else None)
     return found

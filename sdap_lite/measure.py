@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .data import Images, Split, batches
 
-__all__ = ["MODES", "Latency", "accuracy", "best_device", "choose_mode", "count_macs", "count_params", "evaluating", "latency", "predict"]
+__all__ = ["MODES", "Latency", "accuracy", "arrange", "best_device", "choose_mode", "count_macs", "count_params", "evaluating", "latency", "predict"]
 
 # How a network is run: the type of its products, and how its images lie in memory.
 MODES: dict[str, tuple[torch.dtype, torch.memory_format]] = {
@@ -123,6 +123,11 @@ def accuracy(model: nn.Module, images: Images, *, split: Split | None = None, mo
     return float((predict(model, split, images, mode=mode).argmax(1) == split.labels.cpu()).double().mean())
 
 
+def arrange(model: nn.Module, layout: torch.memory_format) -> nn.Module:
+    """Lays the model's weights out in memory, in place; returns the model."""
+    return model.to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
+
+
 def choose_mode(model: nn.Module, example: Tensor, *, steps: int = 3) -> str:
     """The fastest of :data:`MODES` for training this model on this machine, by a quick measurement.
 
@@ -143,7 +148,7 @@ def choose_mode(model: nn.Module, example: Tensor, *, steps: int = 3) -> str:
 
 def _time_steps(model: nn.Module, example: Tensor, mode: str, steps: int) -> float:
     dtype, layout = MODES[mode]
-    model = copy.deepcopy(model).train().to(memory_format=layout)
+    model = arrange(copy.deepcopy(model).train(), layout)
     example = example.to(memory_format=layout)
     times = []
     for _ in range(steps + 1):

@@ -66,6 +66,9 @@ class ResNet(nn.Module):
             raise ValueError(f"a CIFAR ResNet has 6n + 2 layers (8, 14, 20, …), got depth={depth}")
         if shortcut not in ("pad", "conv"):
             raise ValueError(f"shortcut must be 'pad' or 'conv', got {shortcut!r}")
+        self.layer1: nn.Sequential
+        self.layer2: nn.Sequential
+        self.layer3: nn.Sequential
         self.conv1, self.bn1 = conv_bn(in_channels, width)
         blocks, inputs = (depth - 2) // 6, width
         for stage, outputs in enumerate((width, 2 * width, 4 * width), start=1):
@@ -73,13 +76,14 @@ class ResNet(nn.Module):
             for i in range(blocks):
                 layers.append(Block(inputs, outputs, 2 if stage > 1 and i == 0 else 1, shortcut))
                 inputs = outputs
-            self.add_module(f"layer{stage}", nn.Sequential(*layers))
+            setattr(self, f"layer{stage}", nn.Sequential(*layers))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(inputs, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
+        for stage in (self.layer1, self.layer2, self.layer3):
+            x = stage(x)
         return self.fc(torch.flatten(self.pool(x), 1))
 
 

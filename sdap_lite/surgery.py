@@ -162,7 +162,7 @@ def _masked(model: nn.Module, graph: ChannelGraph, flat: Tensor) -> nn.Module:
     model = copy.deepcopy(model)
     for name, layer in graph.layers.items():
         if layer.mixes:
-            weight = model.get_submodule(name).weight
+            weight = model.get_parameter(f"{name}.weight")
             axis = 0 if layer.kind == "transposed" else 1
             with torch.no_grad():
                 weight.index_fill_(axis, (~flat[layer.columns]).nonzero().flatten().to(weight.device), 0)

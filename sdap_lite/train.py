@@ -29,7 +29,7 @@ from .data import Images, batches
 from .distill import distillation_loss
 from .gates import RULES, Gates
 from .graph import ChannelGraph
-from .measure import MODES, accuracy, best_device, choose_mode, evaluating
+from .measure import MODES, accuracy, arrange, best_device, choose_mode, evaluating
 from .surgery import remove_channels, slice_optimizer
 
 __all__ = ["Result", "learning_rate", "prune", "train"]
@@ -213,7 +213,7 @@ class _Training:
         self.dtype, self.layout = MODES[settings["mode"]]
         held_out, kept = images.hold_out(settings["validation"])
         self.validation, self.training = held_out.to(self.device), kept.to(self.device)
-        self.model = model.to(self.device).to(memory_format=self.layout)
+        self.model = arrange(model.to(self.device), self.layout)
         self.optimizer = self.make_optimizer()
         self.history: list[dict[str, float]] = []
         self.steps_an_epoch = sum(1 for _ in range(0, len(self.training), settings["batch_size"]))
@@ -271,7 +271,8 @@ class _Training:
         logits = self.forward(self.model, x)
         loss = self.loss(logits, x, y)
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss must be finite, got {loss.item()} in epoch {len(self.history) + 1}, step {step}, at learning rate {lr:.4g}: try a smaller one")
+            where = f"epoch {len(self.history) + 1}, step {step}"
+            raise FloatingPointError(f"the loss must be finite, got {loss.item()} in {where} at learning rate {lr:.4g}: try a smaller one")
         self.optimizer.zero_grad()
         loss.backward()
         self.after_backward()
@@ -288,7 +289,8 @@ class _Training:
             self.model.train()
             values = self.step(x, y, epoch * self.steps_an_epoch + i)
             totals, seen = [t + v * len(x) for t, v in zip(totals, values, strict=True)], seen + len(x)
-            bar.set_postfix(loss=f"{totals[0] / seen:.3f}", accuracy=f"{totals[1] / seen:.1%}", **{k: f"{v:.1%}" for k, v in self.extra().items()}, refresh=False)
+            shown = {"accuracy": totals[1] / seen, **self.extra()}
+            bar.set_postfix(loss=f"{totals[0] / seen:.3f}", **{k: f"{v:.1%}" for k, v in shown.items()}, refresh=False)
             bar.update()
         right = accuracy(self.model, self.images, split=self.validation, mode=self.settings["mode"])
         record = {"epoch": epoch + 1, "loss": totals[0] / seen, "train": totals[1] / seen, "validation": right, **self.extra()}
@@ -321,7 +323,7 @@ class _Pruning(_Training):
 
     def __init__(self, model: nn.Module, teacher: nn.Module, graph: ChannelGraph, images: Images, settings: dict[str, Any]) -> None:
         super().__init__(copy.deepcopy(model), images, settings)
-        self.teacher = copy.deepcopy(teacher).to(self.device).to(memory_format=self.layout).eval().requires_grad_(False)
+        self.teacher = arrange(copy.deepcopy(teacher).to(self.device), self.layout).eval().requires_grad_(False)
         self.graph = graph
         self.gates: Gates | None = Gates(graph, RULES[settings["rule"]]())
         if settings["rule"] == "frozen":
@@ -365,7 +367,7 @@ class _Pruning(_Training):
         assert self.gates is not None
         self.gates.detach()
         self.gates, self.kept = None, kept
-        small = remove_channels(self.model, self.graph, kept).to(memory_format=self.layout)
+        small = arrange(remove_channels(self.model, self.graph, kept), self.layout)
         slice_optimizer(self.optimizer, self.model, small, self.graph, kept)
         self.model, self.removed = small, report(self.graph, kept).achieved()
 
