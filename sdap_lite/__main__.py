@@ -57,7 +57,7 @@ def prune(
     weights: Annotated[Path | None, typer.Option(help="Or a file of yours: a state_dict, .safetensors or .pt.")] = None,
     root: Root = None,
     size: Size = None,
-    lr: Annotated[float, typer.Option(help="The highest learning rate.")] = 0.05,
+    lr: Annotated[float, typer.Option(help="The highest learning rate.")] = 0.02,
     seed: Annotated[int, typer.Option(help="Same seed, same machine: the same network.")] = 0,
     checkpoint: Annotated[Path | None, typer.Option(help="A folder for a checkpoint each epoch.")] = None,
     resume: Annotated[Path | None, typer.Option(help="A folder with a checkpoint to go on from.")] = None,

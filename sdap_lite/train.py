@@ -122,7 +122,7 @@ def prune(
     *,
     epochs: int = 30,
     unit: str = "params",
-    lr: float = 0.05,
+    lr: float = 0.02,
     temperature: float = 4.0,
     alpha: float = 0.9,
     ramp: float = 0.5,
