@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from .graph import ChannelGraph, Group, Kept, Layer
@@ -227,7 +228,9 @@ class _Labeller(fx.Interpreter):
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
         def method(x: Any, *rest: Any, **named: Any) -> Any:
-            return getattr(x, target)(*rest, **named)
+            # Labels are expanded, which view() cannot read and reshape() can.
+            labels = target == "view" and isinstance(x, Tensor) and x.dtype == torch.int64
+            return getattr(x, "reshape" if labels else target)(*rest, **named)
 
         if target in ("size", "dim", "numel"):
             return method(*_unwrap(args, "value"), **kwargs)
@@ -241,11 +244,16 @@ class _Labeller(fx.Interpreter):
         if not inputs or not _tensors(value):
             return value
         if target in elementwise:
-            return self.elementwise(args, value)
+            return self.elementwise((*args, *kwargs.values()), value)
         if target in per_channel and isinstance(value, Tensor):
             return self.per_channel(inputs[0], value)
-        if target in JOINING and len(inputs) == len(args[0]) and args[0]:
-            return self.joining(args[0], args[1] if len(args) > 1 else kwargs.get("dim", 0), value)
+        if target in JOINING and args and args[0] and len(inputs) == len(args[0]):
+            return self.joining(args[0], args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0)), value)
+        if target is F.pad:
+            if len(kwargs["pad"] if "pad" in kwargs else args[1]) <= 2 * (value.ndim - 2):  # around each channel's image
+                return self.per_channel(inputs[0], value)
+            # Labels are padded with 0, which is FIXED, whatever the values are padded with.
+            args, kwargs = args[:3], {k: v for k, v in kwargs.items() if k != "value"}
         if target in moving:
             return self.moving(run, args, kwargs, value)
         if target in reducing and len(inputs) == 1:

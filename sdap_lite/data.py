@@ -10,6 +10,8 @@ import io
 import json
 import os
 import pickle
+import shutil
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -370,12 +372,20 @@ def _download(name: str, root: Path, allowed: bool) -> None:
     if not allowed:
         raise _unavailable(name, root, "downloading was switched off")
     datasets = _torchvision.load().datasets
+    archive = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz", "imagenette": "imagenette2-160.tgz"}[name]
     try:
         root.mkdir(parents=True, exist_ok=True)
-        if name == "imagenette":
-            datasets.Imagenette(str(root), size="160px", download=True)
-        else:
-            {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name](str(root), download=True)
+        # Moved to its place when it is whole: a download that breaks off leaves nothing that looks like a set.
+        with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as folder:
+            if (root / archive).is_file():  # somebody carried it here: it is unpacked, not downloaded
+                shutil.copy(root / archive, folder)
+            if name == "imagenette":
+                datasets.Imagenette(folder, size="160px", download=True)
+            else:
+                {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name](folder, download=True)
+            for found in Path(folder).iterdir():
+                if found.is_dir():
+                    found.replace(root / found.name)
     except (OSError, RuntimeError) as error:  # no network, no space, a checksum that fails
         raise _unavailable(name, root, f"the download failed: {error}") from error
 
@@ -447,9 +457,11 @@ def _read_cifar(folder: Path, name: str) -> tuple[tuple[Split, Split], tuple[str
 def _read_downsampled(name: str, root: Path) -> tuple[tuple[Split, Split], tuple[str, ...]]:
     """Chrabaszcz et al. 2017: ten training batches and one of validation, labels from 1 on."""
     side = int(name[-2:])
-    found = {p.name: p for folder in (root / name, root) for p in sorted(folder.glob("**/*_data*")) if p.suffix in ("", ".npz")} if root.is_dir() else {}
-    train = [p for n, p in sorted(found.items()) if n.startswith("train_data_batch") and (root / name in p.parents or f"net{side}" in str(p))]
-    val = [p for n, p in sorted(found.items()) if n.startswith("val_data") and (root / name in p.parents or f"net{side}" in str(p))]
+    # Both sizes have files of the same names, and may lie side by side.
+    files = sorted({p for folder in (root / name, root) for p in folder.glob("**/*_data*") if p.suffix in ("", ".npz")})
+    here = [p for p in files if root / name in p.parents or f"net{side}" in str(p)]
+    train = [p for p in here if p.name.startswith("train_data_batch")]
+    val = [p for p in here if p.name.startswith("val_data")]
     if not train or not val:
         raise _unavailable(name, root, f"no train_data_batch_* and val_data files under {root / name}; image-net.org hands them out on request")
     splits = _split_of([_read_batch(p) for p in train], "labels", side, 1), _split_of([_read_batch(p) for p in val], "labels", side, 1)

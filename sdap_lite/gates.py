@@ -240,7 +240,10 @@ class Gates:
             raise RuntimeError("these gates are not attached to a model")
         for name, layer in self.graph.layers.items():
             if layer.mixes:
-                parametrize.remove_parametrizations(self.model.get_submodule(name), "weight", leave_parametrized=False)
+                module = self.model.get_submodule(name)
+                parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+                # It comes back behind the bias, but an optimizer's state goes by the order of parameters.
+                module._parameters = {"weight": module._parameters.pop("weight"), **module._parameters}
         self.model = None
 
     def __enter__(self) -> Gates:

@@ -72,19 +72,16 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     card, content = _read_recipe(recipe), _read_weights(weights)
     if hashlib.sha256(content).hexdigest() != card["sha256"]:
         raise ValueError(f"{weights} must be the file that {recipe.name} was written with, but its checksum differs: it was damaged or exchanged")
-    from safetensors.torch import load as from_bytes
-
-    state = from_bytes(content)
+    state = _read_state(weights, content)
     if card["class"] != type(model).__name__:
         raise ValueError(f"{recipe} is of class {card['class']}, but the model to load into is a {type(model).__name__}")
     model = copy.deepcopy(model)
     modules = {name: m for name, m in model.named_modules() if _widths(m)}
     if modules.keys() != card["modules"].keys():
         raise ValueError(f"{recipe} must name the model's layers, but these differ: {sorted(modules.keys() ^ card['modules'].keys())[:5]}")
-    for name, module in modules.items():
-        _resize(name, module, card["modules"][name])
+    wrong = [key for name, module in modules.items() for key in _resize(name, module, card["modules"][name], state)]
     own = model.state_dict()
-    wrong = sorted(own.keys() ^ state.keys()) or [k for k in own if own[k].shape != state[k].shape]
+    wrong = wrong or sorted(own.keys() ^ state.keys()) or [k for k in own if own[k].shape != state[k].shape]
     if wrong:
         raise ValueError(f"{weights} must hold the model's tensors in the recipe's widths, but these differ: {wrong[:5]}")
     model.load_state_dict(state)
@@ -162,8 +159,18 @@ def _read_weights(path: Path) -> bytes:
         raise ValueError(f"{path} must be the model's weights, but cannot be read: {error}") from error
 
 
-def _resize(name: str, module: Any, wanted: dict[str, Any]) -> None:
-    """Gives a stock module the recipe's widths; its tensors are empty afterwards."""
+def _read_state(path: Path, content: bytes) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load as from_bytes
+
+    try:
+        return from_bytes(content)
+    except SafetensorError as error:
+        raise ValueError(f"{path} must be a safetensors file, but cannot be read as one: {error}") from error
+
+
+def _resize(name: str, module: Any, wanted: dict[str, Any], state: dict[str, Tensor]) -> list[str]:
+    """Gives a stock module the recipe's widths; its tensors are empty afterwards. Returns those that the state has in no such shape."""
     found = {"class": type(module).__name__, **_widths(module)}
     if found.keys() != wanted.keys() or found["class"] != wanted["class"]:
         raise ValueError(f"module {name!r} must be a {wanted.get('class')} as in the recipe, but the model's is a {found['class']}")
@@ -177,11 +184,15 @@ def _resize(name: str, module: Any, wanted: dict[str, Any]) -> None:
         shapes = {"weight": (*ends, *module.weight.shape[2:]), "bias": (wanted.get("out_channels", wanted.get("out_features")),)}
     else:
         shapes = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (wanted.get("num_features"),))
+    wrong = []
     for key, shape in shapes.items():
-        old = getattr(module, key, None)
-        if isinstance(old, Tensor):
+        old, path = getattr(module, key, None), f"{name}.{key}"
+        if isinstance(old, Tensor) and (path not in state or state[path].shape != shape):
+            wrong.append(path)  # and nothing is made: a recipe alone must not ask for memory
+        elif isinstance(old, Tensor):
             new = torch.zeros(shape, dtype=old.dtype, device=old.device)
             setattr(module, key, nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new)
+    return wrong
 
 
 def _ends(name: str, module: Any) -> tuple[int, int]:

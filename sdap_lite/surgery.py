@@ -174,18 +174,18 @@ def _compare(model: nn.Module, small: nn.Module, graph: ChannelGraph, flat: Tens
     large, small = _masked(model, graph, flat).cpu().double().eval(), copy.deepcopy(small).cpu().double().eval()
     x = torch.randn(2, *graph.shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     differ: list[str] = []
-    seen: dict[str, Tensor] = {}
+    seen: dict[str, list[Tensor]] = {name: [] for name in graph.layers}  # a module may be called more than once
 
     def remember(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            seen[name] = output.clone()  # what comes next may work in place
+            seen[name].append(output.clone())  # what comes next may work in place
 
         return hook
 
     def compare(name: str, layer: Layer) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
             axis = -1 if layer.kind == "linear" else 1
-            wanted = seen[name].index_select(axis, flat[layer.outputs].nonzero().flatten())
+            wanted = seen[name].pop(0).index_select(axis, flat[layer.outputs].nonzero().flatten())
             if not differ and not _equal(wanted, output):
                 differ.append(name)
 

@@ -107,6 +107,8 @@ def train(
         ValueError: an argument, the model or the images won't do; raised before any training.
         FloatingPointError: the loss is not finite.
     """
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must lie between 0 and 1, got {label_smoothing!r}")
     settings = _settings(images, epochs, lr, batch_size, weight_decay, validation, seed, device)
     settings.update(kind="train", label_smoothing=label_smoothing, model=_check_classifier(model, images))
     folder, saved = _open(settings, mode, checkpoint, resume, model, images)
@@ -178,7 +180,7 @@ def prune(
         raise ValueError(f"temperature must be above 0, got {temperature!r}")
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
-    fingerprint, taught = _check_classifier(model, images), _check_classifier(teacher, images) if teacher is not None else ""
+    fingerprint, taught = _check_classifier(model, images), "" if teacher is None else _check_classifier(teacher, images, frozen=True)
     graph = trace(model, torch.zeros(1, *images.train.images.shape[1:]))
     if rate > largest_rate(graph, unit):
         raise ValueError(f"rate must be at most {largest_rate(graph, unit):.4f} for this network, where every layer keeps one channel, got {rate}")
@@ -216,7 +218,8 @@ class _Training:
         self.model = arrange(model.to(self.device), self.layout)
         self.optimizer = self.make_optimizer()
         self.history: list[dict[str, float]] = []
-        self.steps_an_epoch = sum(1 for _ in range(0, len(self.training), settings["batch_size"]))
+        whole, rest = divmod(len(self.training), settings["batch_size"])
+        self.steps_an_epoch = max(1, whole + (rest > 1))  # a single image left over is no batch
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -431,9 +434,9 @@ def _settings(
     }
 
 
-def _check_classifier(model: nn.Module, images: Images) -> str:
-    """That the model gives a logit for each class, and has something to train; returns its fingerprint."""
-    if not any(p.requires_grad for p in model.parameters()):
+def _check_classifier(model: nn.Module, images: Images, *, frozen: bool = False) -> str:
+    """That the model gives a logit for each class, and has something to train (unless it may be frozen); returns its fingerprint."""
+    if not any(p.requires_grad or frozen for p in model.parameters()):
         raise ValueError("the model must have parameters that require a gradient, but all are frozen (or there are none): call requires_grad_(True)")
     parameter = next(model.parameters())
     if parameter.dtype != torch.float32:
