@@ -49,10 +49,11 @@ RECIPES: dict[str, tuple[str, int | None, dict[str, Any], list[dict[str, Any]]]]
 def card(name: str, images: sdap.Images, full: sdap.Images, common: dict[str, Any], nets: list[str]) -> dict[str, Any]:
     """All that the figures depend on."""
     models = {net: getattr(sdap.models, net)(pretrained=full.name) for net in nets}
+    held_out, training = (f"{len(part):,}" for part in images.hold_out())
     return {
         "command": f"python scripts/record.py {name}",
         "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip(),
-        "data": f"{full.note}: {len(images.hold_out()[1]):,} training images, {len(images.hold_out()[0]):,} others for validation, all {len(full.test):,} test images",
+        "data": f"{full.note}: {training} training images, {held_out} others for validation, all {len(full.test):,} test images",
         "settings": common,
         "dense test": {net: sdap.accuracy(model, full) for net, model in models.items()},
         "parameters": {net: sdap.count_params(model) for net, model in models.items()},

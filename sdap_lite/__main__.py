@@ -15,7 +15,8 @@ from .train import prune as run_prune
 
 app = typer.Typer(help="Prunes channels of convolutional networks.", no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 
-Net = Annotated[str, typer.Option(help="A network of sdap_lite.models, one of torchvision's ('torchvision:resnet18'), or a function of yours that builds one ('package.module:function').")]
+NET = "A network of sdap_lite.models, one of torchvision's ('torchvision:resnet18'), or a function of yours that builds one ('package.module:function')."
+Net = Annotated[str, typer.Option(help=NET)]
 Data = Annotated[str, typer.Option("--data", help=f"One of {', '.join(data.SETS)}.")]
 Root = Annotated[Path | None, typer.Option(help="Where the images are; default: $SDAP_DATA, else ~/.cache/sdap_lite.")]
 Size = Annotated[int | None, typer.Option(help="Resize images to this many pixels a side.")]
@@ -94,7 +95,8 @@ def evaluate(
     model = _saved(saved, net, images) if saved else _build(net, images, name)
     example = torch.zeros(1, *images.train.images.shape[1:])
     typer.echo(f"{net} on {images.note}: {measure.accuracy(model, images):.2%} of {len(images.test):,} test images")
-    typer.echo(f"{measure.count_params(model):,} parameters, {measure.count_macs(model, example):,} MACs, {measure.latency(model, example)} an image on one thread")
+    params, macs = measure.count_params(model), measure.count_macs(model, example)
+    typer.echo(f"{params:,} parameters, {macs:,} MACs, {measure.latency(model, example)} an image on one thread")
 
 
 @app.command()

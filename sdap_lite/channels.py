@@ -236,7 +236,9 @@ class _Labeller(fx.Interpreter):
             return method(*_unwrap(args, "value"), **kwargs)
         return self.call(target, args, kwargs, ELEMENTWISE_METHODS, set(), MOVING_METHODS, REDUCING_METHODS, method)
 
-    def call(self, target: Any, args: Any, kwargs: Any, elementwise: set, per_channel: set, moving: set, reducing: set, run: Callable[..., Any]) -> Any:
+    def call(
+        self, target: Any, args: Any, kwargs: Any, elementwise: set[Any], per_channel: set[Any], moving: set[Any], reducing: set[Any], run: Callable[..., Any]
+    ) -> Any:
         inputs = _labelled((args, kwargs))
         if target is operator.getitem and not inputs:
             return args[0][args[1]]  # an item of a tuple, such as chunk's
@@ -299,10 +301,8 @@ class _Labeller(fx.Interpreter):
         line = _along(x.labels, 1)
         if line is None:
             return self.unknown(x, value, "its input mixes channels at one place")
-        if name in self.layers:
-            outputs = self.layers[name].outputs
-        else:
-            outputs = torch.cat([self.fresh(module.before), line, self.fresh(module.after)])
+        known = self.layers.get(name)
+        outputs = known.outputs if known else torch.cat([self.fresh(module.before), line, self.fresh(module.after)])
         self.add(Layer(name, "pad", line, outputs))
         return _Labelled(value, _spread(outputs, value.shape, 1))
 
@@ -402,8 +402,8 @@ class _Labeller(fx.Interpreter):
                 after = run(*_map(args, without), **_map(kwargs, without))
             except (RuntimeError, IndexError):
                 return False
-            pairs = zip([labels], [after]) if isinstance(labels, Tensor) else zip(labels, after)
-            for full, less in pairs:
+            before, after = ([labels], [after]) if isinstance(labels, Tensor) else (labels, after)
+            for full, less in zip(before, after, strict=True):
                 if full.ndim != less.ndim or not torch.equal(full[~torch.isin(full, gone)], less.flatten()):
                     return False
         return True
@@ -451,7 +451,7 @@ class _Labeller(fx.Interpreter):
 
 def _groups(layers: dict[str, Layer], group_of: Tensor) -> dict[str, Group]:
     """The groups, from each channel's group; channels of a group are neighbours."""
-    values, sizes = torch.unique_consecutive(group_of, return_counts=True)
+    _, sizes = torch.unique_consecutive(group_of, return_counts=True)
     stops = sizes.cumsum(0).tolist()
     members: list[list[str]] = [[] for _ in stops]
     place = torch.searchsorted(torch.tensor(stops), torch.arange(len(group_of)), right=True)

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -405,7 +405,7 @@ def _unavailable(name: str, root: Path, why: str) -> DatasetUnavailable:
 class _ArraysOnly(pickle.Unpickler):
     """Refuses everything but numpy arrays: a pickle from outside must not run code."""
 
-    allowed = {
+    allowed: ClassVar = {
         (module, name)
         for module in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy", "numpy.core.numeric", "numpy._core.numeric", "_codecs")
         for name in ("_reconstruct", "scalar", "ndarray", "dtype", "_frombuffer", "encode")

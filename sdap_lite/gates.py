@@ -9,7 +9,7 @@ the first-order Taylor importance of the channel.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ def straight_through(scores: Tensor, kept: Tensor) -> Tensor:
     >>> mask.tolist(), scores.grad.tolist()
     ([1.0, 0.0], [2.0, 3.0])
     """
-    return _Hard.apply(scores, kept)
+    return cast(Tensor, _Hard.apply(scores, kept))  # type: ignore[no-untyped-call]
 
 
 class Rule(Protocol):
@@ -278,7 +278,8 @@ def check_model(model: nn.Module, graph: ChannelGraph) -> dict[str, nn.Module]:
             raise RuntimeError(f"the model must have no gates or other parametrizations, but {name!r} has: detach() them first")
         found = _widths(modules[name], layer.kind)
         if found not in (None, (len(layer.inputs), len(layer.outputs))):
-            raise ValueError(f"the graph must be this model's, but {name!r} has {found} channels in and out, traced were {(len(layer.inputs), len(layer.outputs))}: trace it again")
+            traced = (len(layer.inputs), len(layer.outputs))
+            raise ValueError(f"the graph must be this model's, but {name!r} has {found} channels in and out, traced were {traced}: trace it again")
     return modules
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +97,7 @@ class VGG(nn.Module):
         width: channels of the first layer (64 in the paper); the others follow.
     """
 
-    blocks = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+    blocks: ClassVar = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
     def __init__(self, depth: int = 16, classes: int = 10, in_channels: int = 3, *, width: int = 64) -> None:
         super().__init__()

@@ -1,0 +1,51 @@
+# make book    builds the book and runs every chapter      make lint    style and types
+# make test    tests the library and the chapters          make bench   measures
+# make clean   removes all that was built
+#
+# No environment has to be active: the first command makes .venv, and a changed pyproject.toml or
+# constraints.txt installs again. PYTHON=python3.12 picks another Python, SDAP_SCALE=full longer runs.
+
+PYTHON ?= python3
+PY := .venv/bin/python
+READY := .venv/ready
+NOTEBOOKS = $(wildcard book/*.ipynb)
+
+# Small networks gain little from more threads, and with two a figure does not depend on the machine's size.
+OMP_NUM_THREADS ?= 2
+export OMP_NUM_THREADS
+# What the caller's shell has set must not reach the notebooks.
+unexport PYTHONPATH PYTHONHOME MPLBACKEND VIRTUAL_ENV
+export JUPYTER_PREFER_ENV_PATH := 1
+export PYTHONUTF8 := 1
+
+.PHONY: help book test lint bench clean
+help:
+	@sed -n 's/^# //p;/^$$/q' Makefile
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "sdap_lite needs Python 3.10 or newer; name one: make PYTHON=python3.12")'
+	$(PY) -c '' 2>/dev/null || $(PYTHON) -m venv --clear .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,test]'
+	@touch $@
+
+# From nothing each time: the library may have changed under a page that has not.
+book: $(READY)
+	rm -rf book/_build
+	.venv/bin/jupyter-book build book -W -n --keep-going
+	@echo "The book: $(CURDIR)/book/_build/html/index.html"
+
+test: $(READY)
+	$(PY) -m pytest
+	SDAP_SCALE=tiny $(PY) -m pytest -W default --nbmake --nbmake-timeout=300 $(NOTEBOOKS)
+
+lint: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+bench: $(READY)
+	$(PY) benchmarks/run.py
+
+clean:
+	rm -rf .venv book/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

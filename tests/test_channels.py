@@ -1,0 +1,432 @@
+"""The trace: which channels go together, which must stay, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from nets import EXAMPLE, Flattened, Grouped, Shared, SqueezeExcitation, assert_same_bits, build, fingerprint, hooked, some_kept
+from torch import Tensor, nn
+
+from sdap_lite import ChannelGraph, TraceError, cost, models, remove_channels, threshold, trace
+
+
+def groups(graph: ChannelGraph) -> dict[str, tuple[int, tuple[str, ...]]]:
+    return {name: (len(group), group.layers) for name, group in graph.groups.items()}
+
+
+# Groups, counted by hand
+
+
+def test_plain_net_has_a_group_for_each_layer() -> None:
+    model = models.VGG(11, width=4)
+    convs = {name: module.out_channels for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    graph = trace(model, EXAMPLE)
+    assert groups(graph) == {name: (width, (name,)) for name, width in {**convs, "fc": 10}.items()}
+    assert list(graph.prunable) == list(convs)
+
+
+def test_projections_tie_a_stage_and_no_more() -> None:
+    found = groups(trace(models.ResNet(8, width=4, shortcut="conv"), EXAMPLE))
+    assert found == {
+        "conv1": (4, ("conv1", "layer1.0.conv2")),
+        "layer1.0.conv1": (4, ("layer1.0.conv1",)),
+        "layer2.0.conv1": (8, ("layer2.0.conv1",)),
+        "layer2.0.conv2": (8, ("layer2.0.conv2", "layer2.0.shortcut.0")),
+        "layer3.0.conv1": (16, ("layer3.0.conv1",)),
+        "layer3.0.conv2": (16, ("layer3.0.conv2", "layer3.0.shortcut.0")),
+        "fc": (10, ("fc",)),
+    }
+
+
+def test_padding_ties_channels_over_all_stages() -> None:
+    graph = trace(models.ResNet(8, width=4), EXAMPLE)
+    shared = ("conv1", "layer1.0.conv2", "layer2.0.conv2", "layer2.0.shortcut", "layer3.0.conv2", "layer3.0.shortcut")
+    assert groups(graph)["conv1"] == (16, shared)
+    first, second, third = (graph.layers[name].outputs for name in ("conv1", "layer2.0.conv2", "layer3.0.conv2"))
+    assert torch.equal(second[2:6], first), "two zero channels stand before the four of the first stage"
+    assert torch.equal(third[4:12], second)
+
+
+def test_depthwise_convolution_passes_channels_on() -> None:
+    graph = trace(build("mobilenet"), EXAMPLE)
+    block = "features.4.layers"
+    expand, filters, project = (graph.layers[f"{block}.{i}"] for i in (0, 3, 6))
+    assert [layer.kind for layer in (expand, filters, project)] == ["conv", "depthwise", "conv"]
+    assert torch.equal(expand.outputs, filters.inputs)
+    assert torch.equal(filters.inputs, filters.outputs)
+    assert torch.equal(filters.outputs, project.inputs)
+    assert not filters.mixes
+
+
+def test_concatenation_puts_channels_side_by_side() -> None:
+    graph = trace(build("densenet"), EXAMPLE)
+    parts = [name for name, layer in graph.layers.items() if layer.kind == "conv"][-3:]  # the last transition, and two layers behind it
+    assert torch.equal(graph.layers["fc"].inputs, torch.cat([graph.layers[name].outputs for name in parts]))
+    assert len(graph.layers["fc"].inputs.unique()) == graph.layers["fc"].inputs.numel()
+
+
+def test_flatten_gives_each_channel_many_columns() -> None:
+    graph = trace(Flattened(), EXAMPLE)
+    assert torch.equal(graph.layers["fc1"].inputs, graph.layers["conv.0"].outputs.repeat_interleave(9))
+
+
+def test_excitation_is_tied_to_what_it_multiplies() -> None:
+    graph = trace(SqueezeExcitation(), EXAMPLE)
+    assert groups(graph) == {"conv.0": (8, ("conv.0", "excite")), "squeeze": (4, ("squeeze",)), "fc": (5, ("fc",))}
+    assert list(graph.prunable) == ["conv.0", "squeeze"]
+
+
+def test_module_called_twice_is_one_layer() -> None:
+    graph = trace(Shared(), EXAMPLE)
+    assert groups(graph)["stem"] == (6, ("stem", "twice"))
+    assert torch.equal(graph.layers["twice"].inputs, graph.layers["twice"].outputs)
+    once = 6 * 6 * 9 * 16 * 16
+    assert cost(graph, unit="macs") == 3 * 6 * 9 * 16 * 16 + 2 * once + 6 * 5, "the work of both calls counts"
+
+
+def test_one_module_under_two_names_is_one_layer() -> None:
+    class Alias(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 6, 1)
+            self.a = nn.Conv2d(6, 6, 1)
+            self.b = self.a
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(F.relu(self.a(self.stem(x))))
+
+    graph = trace(Alias(), EXAMPLE)
+    assert list(graph.layers) == ["stem", "a"]
+    assert not graph.prunable, "the second call's outputs are the network's, and the first call gives the same channels"
+
+
+def test_grouped_convolution_ties_the_same_place_of_each_part() -> None:
+    graph = trace(Grouped(), EXAMPLE)
+    layer = graph.layers["grouped"]
+    assert layer.parts == 3
+    for line in (layer.inputs, layer.outputs):
+        rows = line.view(3, 4)
+        assert torch.equal(rows, rows[:1].expand(3, 4))
+    assert (len(graph.groups["reduce"]), len(graph.groups["grouped"])) == (4, 4)
+
+
+# What must stay, and why
+
+
+class Net(nn.Module):
+    """Two convolutions, something between them, and a classifier."""
+
+    def __init__(self, middle: Callable[[Tensor], Tensor] | nn.Module, width: int = 8) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.middle = middle if isinstance(middle, nn.Module) else Lambda(middle)
+        self.third, self.fc = nn.Conv2d(width, 6, 1), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.middle(F.relu(self.second(F.relu(self.first(x)))))
+        return self.fc(F.relu(self.third(x)).mean((2, 3)))
+
+
+class Lambda(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+class Buffered(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.rand(1, 8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+def shuffle(x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+UNKNOWN = "the tracer does not know what it does with channels"
+BY_NUMBER = "it counts channels by a number written in the code"
+STAYS: dict[str, tuple[Net, str, str, str]] = {  # the net, and the operation, module and reason that the graph must name
+    "an operation that nobody knows": (Net(lambda x: torch.cumsum(x, 1)), "cumsum", "middle", UNKNOWN),
+    "softmax over channels": (Net(nn.Softmax(dim=1)), "Softmax", "middle", UNKNOWN),
+    "group norm": (Net(nn.GroupNorm(2, 8)), "GroupNorm", "middle", UNKNOWN),
+    "a tensor of the user": (Net(Buffered()), "mul", "middle", "a tensor that is no layer's meets the channels"),
+    "chunk": (Net(lambda x: x.chunk(2, 1)[0] * x.chunk(2, 1)[1], 4), "chunk", "middle", BY_NUMBER),
+    "split": (Net(lambda x: torch.split(x, 4, 1)[1], 4), "split", "middle", BY_NUMBER),
+    "a slice": (Net(lambda x: x[:, :5], 5), "getitem", "middle", BY_NUMBER),
+    "a view that counts": (Net(lambda x: x.view(-1, 8, 256).view(-1, 8, 16, 16)), "view", "middle", BY_NUMBER),
+    "a hand-written shuffle": (Net(shuffle), "view", "middle", BY_NUMBER),
+    "rolled channels": (Net(lambda x: torch.roll(x, 1, 1)), "roll", "middle", BY_NUMBER),
+    "mean over channels": (Net(lambda x: x.mean(1, keepdim=True), 1), "mean", "middle", "it mixes channels"),
+    "channels padded with zeros": (Net(lambda x: F.pad(x, (0, 0, 0, 0, 0, 2))[:, 2:]), "getitem", "middle", BY_NUMBER),
+}
+
+
+@pytest.mark.parametrize("case", list(STAYS))
+def test_what_is_not_understood_stays(case: str) -> None:
+    net, operation, module, reason = STAYS[case]
+    graph = trace(net.eval(), EXAMPLE)
+    notes = [note for note in graph.kept if note.operation == operation]
+    assert notes, f"{operation} must be named: {graph}"
+    assert (notes[0].module, notes[0].reason) == (module, reason)
+    assert set(graph.layers["second"].outputs.tolist()) <= set(torch.cat([note.channels for note in graph.kept]).tolist())
+    assert f"8 channels kept by {operation} at {module}: {reason}" in str(graph)
+    assert list(graph.prunable) == ["first", "third"], "and nothing else stays"
+    remove_channels(net, graph, threshold(graph, {"first": torch.rand(8), "third": torch.rand(6)}, 0.3))
+
+
+class Shortcut(nn.Module):
+    """A residual stage with option A, as people write it: a lambda with a functional pad."""
+
+    def __init__(self, value: float = 0.0) -> None:
+        super().__init__()
+        self.stem, self.inside, self.end = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(6, 8, 3, 2, 1)
+        self.shortcut = Lambda(lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2), "constant", value))
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        return self.fc(F.relu(self.end(F.relu(self.inside(x))) + self.shortcut(x)).mean((2, 3)))
+
+
+def test_user_written_lambda_shortcut_stays() -> None:
+    net = Shortcut().eval()
+    graph = trace(net, EXAMPLE)
+    assert list(graph.prunable) == ["inside"]
+    assert any(note.reason == "it meets what must stay" and note.operation == "add" for note in graph.kept)
+    remove_channels(net, graph, some_kept(graph, 0))
+
+
+@pytest.mark.parametrize("pad", [lambda x: F.pad(x, (0, 0, 0, 0, 1, 1), value=1.0), lambda x: F.pad(x, (0, 0, 0, 0, 1, 1), "constant", 1.0)])
+def test_padding_value_is_no_label(pad: Callable[[Tensor], Tensor]) -> None:
+    graph = trace(Net(pad, 10), EXAMPLE)
+    columns = graph.layers["third"].inputs
+    assert columns[[0, -1]].tolist() == [len(graph) - 1] * 2, "what is padded belongs to no channel of the network"
+    remove_channels(Net(pad, 10), graph, some_kept(graph, 0))
+
+
+@pytest.mark.parametrize("size", [lambda x: x.view(x.size(0), -1), lambda x: torch.flatten(x, start_dim=1), lambda x: x.reshape(x.shape[0], -1)])
+def test_flatten_is_understood_however_it_is_written(size: Callable[[Tensor], Tensor]) -> None:
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8 * 256, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(size(F.relu(self.conv(x))))
+
+    assert list(trace(Head(), EXAMPLE).prunable) == ["conv"]
+
+
+@pytest.mark.parametrize(
+    "pad",
+    [lambda x: F.pad(x, (1, 1, 1, 1)), lambda x: F.pad(x, pad=(0, 1, 0, 1), mode="constant", value=2.0), lambda x: F.pad(x, (1, 2, 2, 1), mode="reflect")],
+)
+def test_padding_images_passes_channels_on(pad: Callable[[Tensor], Tensor]) -> None:
+    net = Net(pad)
+    graph = trace(net, EXAMPLE)
+    assert list(graph.prunable) == ["first", "second", "third"]
+    remove_channels(net, graph, some_kept(graph, 0))
+
+
+@pytest.mark.parametrize("join", [lambda x, y: torch.cat([x, y], 1), lambda x, y: torch.cat((x, y), dim=-3), lambda x, y: torch.concat((x, y), axis=1)])
+def test_concatenation_is_understood_however_it_is_written(join: Callable[[Tensor, Tensor], Tensor]) -> None:
+    net = Net(lambda x: join(x, torch.relu(x)), 16)
+    graph = trace(net, EXAMPLE)
+    assert graph.layers["third"].inputs.tolist() == [*graph.layers["second"].outputs.tolist()] * 2
+    remove_channels(net, graph, some_kept(graph, 0))
+
+
+def test_attention_of_one_channel_stays_and_what_it_multiplies_goes() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.look, self.fc = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 1, 3, padding=1), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(self.conv(x))
+            return self.fc((x * torch.sigmoid(self.look(x))).mean((2, 3)))
+
+    net = Attention().eval()
+    graph = trace(net, EXAMPLE)
+    assert list(graph.prunable) == ["conv"]
+    note = next(note for note in graph.kept if note.operation == "mul")
+    assert (note.reason, note.channels.tolist()) == ("one channel is spread over many", graph.layers["look"].outputs.tolist())
+    remove_channels(net, graph, some_kept(graph, 0))
+
+
+def test_layer_that_computes_otherwise_stays() -> None:
+    class Standardized(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+            return F.conv2d(x, weight, self.bias, padding=self.padding)
+
+    class Leaf(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 6, 1), Standardized(6, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x))
+
+    graph = trace(Leaf(), EXAMPLE)
+    assert not graph.prunable
+    assert "second" not in graph.layers
+
+
+@pytest.mark.parametrize("add", [lambda x, y: torch.add(x, other=y), lambda x, y: torch.add(input=x, other=y), lambda x, y: x.add(other=y)])
+def test_operands_given_by_name_are_tied(add: Callable[[Tensor, Tensor], Tensor]) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 6, 1), nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(add(self.a(x), self.b(x)))
+
+    graph = trace(Named(), EXAMPLE)
+    assert groups(graph)["a"] == (6, ("a", "b"))
+    remove_channels(Named(), graph, some_kept(graph, 0))
+
+
+def test_output_stays_and_says_so(net: nn.Module, graph: ChannelGraph) -> None:
+    last = graph.kept[-1]
+    assert (last.operation, last.module, last.reason) == ("output", "", "the network's output")
+    assert not graph.removable[last.channels].any()
+    assert str(last) == f"{len(last.channels)} channels kept by output at the top: the network's output"
+
+
+# What the labels mean, without trusting them
+
+
+def test_closed_channels_are_read_by_nobody(net: nn.Module, graph: ChannelGraph) -> None:
+    """With the consumers' columns masked, a closed channel may hold anything: no output changes."""
+    net = net.double()
+    x = torch.randn(2, *EXAMPLE.shape[1:], dtype=torch.float64)
+    flat = graph.join(some_kept(graph, 1), True)
+    with hooked(net, graph, flat), torch.no_grad():
+        wanted = net(x)
+        for name, layer in graph.layers.items():
+            module = net.get_submodule(name)
+            gone = (~flat[layer.outputs]).nonzero().flatten()
+            for key in ("weight", "bias"):
+                tensor = getattr(module, key, None)
+                if tensor is not None and len(gone):
+                    axis = 1 if layer.kind == "transposed" and key == "weight" else 0
+                    tensor.index_add_(axis, gone, torch.randn_like(tensor.index_select(axis, gone)))
+        assert torch.equal(net(x), wanted)
+
+
+def test_open_channels_are_read(net: nn.Module, graph: ChannelGraph) -> None:
+    """The other direction: no removable channel is one that nothing reads."""
+    read = torch.zeros(len(graph), dtype=torch.bool)
+    for layer in graph.layers.values():
+        if layer.mixes:
+            read[layer.inputs] = True
+    assert read[:-1][graph.removable[:-1]].all()
+
+
+# The model stays as it was
+
+
+def test_model_is_left_as_it_was(net: nn.Module) -> None:
+    modules = list(net.modules())
+    for i, module in enumerate(modules):
+        module.training = i % 3 == 0
+    before, classes = fingerprint(net), [type(m) for m in modules]
+    trace(net, EXAMPLE)
+    assert [m.training for m in modules] == [i % 3 == 0 for i in range(len(modules))]
+    assert_same_bits(net, before)
+    assert list(net.modules()) == modules
+    assert [type(m) for m in modules] == classes
+    assert all(p.grad is None for p in net.parameters())
+    for module in modules:
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+        assert not module._backward_hooks
+
+
+def test_model_in_train_mode_keeps_its_running_statistics() -> None:
+    model = build("vgg").train()
+    before = fingerprint(model)
+    trace(model, torch.randn(4, 3, 16, 16))
+    assert_same_bits(model, before)
+    assert all(m.training for m in model.modules())
+
+
+def test_mode_comes_back_when_tracing_fails() -> None:
+    model = build("vgg").train()
+    with pytest.raises(TraceError):
+        trace(model, torch.zeros(1, 2, 16, 16))
+    assert all(m.training for m in model.modules())
+
+
+def test_float64_model_is_traced() -> None:
+    model = build("resnet-pad").double()
+    assert str(trace(model, EXAMPLE)) == str(trace(build("resnet-pad"), EXAMPLE))
+
+
+def test_graph_does_not_depend_on_the_batch() -> None:
+    model = build("mobilenet")
+    graph = trace(model, torch.randn(5, 3, 16, 16))
+    assert graph.shape == (1, 3, 16, 16)
+    assert cost(graph, unit="macs") == cost(trace(model, EXAMPLE), unit="macs")
+
+
+# Errors
+
+
+def test_branch_on_data_is_refused() -> None:
+    class Branch(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(TraceError, match=r"no branch that depends on the data"):
+        trace(Branch(), EXAMPLE)
+
+
+def test_example_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(TraceError, match=r"the example of shape \[1, 1, 16, 16\] must run through the model, got: .*channels"):
+        trace(build("vgg"), torch.zeros(1, 1, 16, 16))
+
+
+# Dictionaries by group
+
+
+def test_split_and_join_are_inverse(graph: ChannelGraph, model: nn.Module) -> None:
+    flat = torch.rand(len(graph))
+    parts = graph.split(flat)
+    assert parts.keys() == graph.prunable.keys()
+    joined = graph.join(parts, -1.0)
+    inside = torch.zeros(len(graph), dtype=torch.bool)
+    for group in graph.prunable.values():
+        inside[group.start : group.stop] = True
+    assert torch.equal(joined, torch.where(inside, flat, torch.tensor(-1.0)))
+
+
+def test_join_refuses_what_does_not_fit() -> None:
+    graph = trace(build("resnet-conv"), EXAMPLE)
+    parts = graph.split(torch.rand(len(graph)))
+    with pytest.raises(ValueError, match=r"group 'conv1' has 4 channels, got a tensor of shape \[3\]"):
+        graph.join({**parts, "conv1": torch.rand(3)}, 0.0)
+    with pytest.raises(ValueError, match=r"missing: \[\], unknown: \['fc'\]"):
+        graph.join({**parts, "fc": torch.rand(10)}, 0.0)
+    with pytest.raises(ValueError, match=r"missing: \['conv1'\], unknown: \[\]"):
+        graph.join({k: v for k, v in parts.items() if k != "conv1"}, 0.0)
+
+
+def test_table_lists_every_group(graph: ChannelGraph, model: nn.Module) -> None:
+    lines = str(graph).splitlines()
+    for name, group in graph.groups.items():
+        line = next(line for line in lines if line.split()[0] == name)
+        free = int(graph.removable[group.start : group.stop].sum())
+        assert line.split()[1:3] == [str(len(group)), str(free)]

@@ -1,0 +1,186 @@
+"""The command line: thin, and every mistake is a sentence, not a traceback."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nets import build, write_tree
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from sdap_lite import count_params, load, models, save
+from sdap_lite.__main__ import app
+
+COMMANDS = ["prune", "evaluate", "export", "data"]
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "300", "NO_COLOR": "1", "TERM": "dumb"})
+
+
+def refused(*arguments: object) -> str:
+    """What a refused command says, in one line."""
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return re.sub(r"[│\s]+", " ", result.output)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """An image folder of two classes, 6 + 4 images of 16 pixels."""
+    write_tree(tmp_path / "images", size=(16, 16))
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    save(models.resnet20(classes=2, width=4), tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+# Help
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["prune", "--help"]])
+def test_help_in_a_process_of_its_own(arguments: list[str]) -> None:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "300"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "sdap_lite", *arguments], env=env, capture_output=True, text=True, encoding="utf-8", timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "python -m sdap_lite" in done.stdout
+    if "prune" not in arguments:
+        assert all(command in done.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        (
+            "prune",
+            ["--net", "--data", "--rate", "--epochs", "--unit", "--out", "--pretrained", "--weights", "--root", "--lr", "--seed", "--checkpoint", "--resume"],
+        ),
+        ("evaluate", ["--saved", "--net", "--data", "--root", "--size"]),
+        ("export", ["--saved", "--out", "--net", "--size", "--channels", "--classes"]),
+        ("data", ["--root", "--size"]),
+    ],
+)
+def test_help_names_every_option(command: str, options: list[str]) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert all(option in result.output for option in options)
+
+
+def test_no_command_shows_the_help() -> None:
+    assert all(command in run().output for command in COMMANDS)
+
+
+# What they do
+
+
+def test_data_says_what_is_there(tree: Path) -> None:
+    result = run("data", "folder", "--root", tree, "--size", 16)
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines() == ["train: 6 images of shape [3, 16, 16]", "test: 4 images of shape [3, 16, 16]", "an image folder, 2 classes: cat, dog"]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # PyTorch's exporter warns of its own code
+def test_prune_then_evaluate_then_export(tree: Path, tmp_path: Path) -> None:
+    """The three commands in a row, each on what the one before wrote."""
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    out = tmp_path / "small"
+    result = run("prune", "--data", "folder", "--root", tree, "--size", 16, "--epochs", 2, "--rate", 0.6, "--out", out, "--checkpoint", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "note: no weights were named, so a network that was never trained is pruned" in result.output
+    assert "removed, 60.00% of params asked for" in result.output
+    assert f"written: {out}.safetensors, {out}.json" in result.output
+    assert (tmp_path / "run/checkpoint.pt").is_file()
+    small = load(out, models.resnet20(classes=2))
+    assert 0.39 * 269_202 < count_params(small) <= 0.4 * 269_202
+
+    result = run("evaluate", "--saved", out, "--data", "folder", "--root", tree, "--size", 16)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"resnet20 on an image folder: \d+\.\d\d% of 4 test images", result.output)
+    assert f"{count_params(small):,} parameters" in result.output
+
+    result = run("export", "--saved", out, "--out", tmp_path / "small.onnx", "--size", 16, "--classes", 2)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"written: .*small.onnx; ONNX Runtime differs by \d\.\de-\d\d", result.output)
+    assert (tmp_path / "small.onnx").is_file()
+
+
+@pytest.mark.parametrize("ending", ["pt", "safetensors"])
+def test_weights_of_ones_own(tree: Path, tmp_path: Path, ending: str) -> None:
+    state = models.resnet20(classes=2).state_dict()
+    path = tmp_path / f"mine.{ending}"
+    save_file(state, path) if ending == "safetensors" else torch.save(state, path)
+    arguments = ["--data", "folder", "--root", tree, "--size", 16, "--epochs", 1, "--rate", 0.3, "--out", tmp_path / "small"]
+    result = run("prune", "--weights", path, *arguments)
+    assert result.exit_code == 0, result.output
+    assert "never trained" not in result.output
+
+
+def test_network_of_ones_own(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mynets.py").write_text("from sdap_lite import models\ndef tiny():\n    return models.ResNet(8, classes=2, width=4)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    result = run("prune", "--net", "mynets:tiny", "--data", "folder", "--root", tree, "--size", 16, "--epochs", 1, "--out", tmp_path / "small")
+    assert result.exit_code == 0, result.output
+    assert type(load(tmp_path / "small", models.ResNet(8, classes=2, width=4))) is models.ResNet
+
+
+def test_network_of_torchvision(tree: Path, tmp_path: Path) -> None:
+    images = ["--data", "folder", "--root", tree, "--size", 32]
+    result = run("prune", "--net", "torchvision:squeezenet1_1", *images, "--epochs", 1, "--rate", 0.3, "--out", tmp_path / "small")
+    assert result.exit_code == 0, result.output
+
+
+# Mistakes
+
+
+def test_unknown_network_is_refused(tree: Path) -> None:
+    images = ["--data", "folder", "--root", tree, "--size", 16]
+    known = "resnet20, resnet56, vgg, mobilenetv2, densenet40, torchvision:NAME or module:function"
+    assert f"net must be {known}, got 'resnet21'" in refused("prune", "--net", "resnet21", *images)
+    assert "no_such_module" in refused("prune", "--net", "no_such_module:net", *images)
+    assert "has no attribute 'magic'" in refused("prune", "--net", "sdap_lite.models:magic", *images)
+    assert "Unknown model magic" in refused("prune", "--net", "torchvision:magic", *images)
+    assert "pretrained must be one of" in refused("prune", "--pretrained", "magic", *images)
+
+
+def test_unknown_images_are_refused(tmp_path: Path) -> None:
+    assert "name must be one of cifar10" in refused("data", "mnist")
+    assert "Three ways out" in refused("data", "imagenet32", "--root", tmp_path)
+
+
+def test_wrong_settings_are_refused(tree: Path, tmp_path: Path) -> None:
+    images = ["--data", "folder", "--root", tree, "--size", 16, "--out", tmp_path / "small"]
+    assert "rate must be the share that is removed" in refused("prune", "--rate", 75, *images)
+    assert "unit must be one of params, macs, channels, got 'flops'" in refused("prune", "--unit", "flops", *images)
+    assert "epochs must be a whole number from 1 on, got 0" in refused("prune", "--epochs", 0, *images)
+    assert "resume must name a folder with a checkpoint.pt in it" in refused("prune", "--resume", tmp_path / "nowhere", *images)
+    assert not list(tmp_path.glob("small*"))
+
+
+def test_missing_folder_is_found_before_any_training(tree: Path, tmp_path: Path) -> None:
+    assert "the folder of --out must exist, but there is no" in refused("prune", "--data", "folder", "--root", tree, "--out", tmp_path / "nowhere/small")
+
+
+def test_broken_files_are_refused(tree: Path, tmp_path: Path, saved: Path) -> None:
+    images = ["--data", "folder", "--root", tree, "--size", 16]
+    (tmp_path / "broken.pt").write_bytes(b"no weights")
+    assert "broken.pt must be a state_dict of the network, but" in refused("prune", "--weights", tmp_path / "broken.pt", *images)
+    torch.save(build("vgg").state_dict(), tmp_path / "other.pt")
+    assert "other.pt must be a state_dict of the network, but" in refused("prune", "--weights", tmp_path / "other.pt", *images)
+    assert "other.json must be a recipe, but cannot be read as one" in refused("evaluate", "--saved", tmp_path / "other", *images)
+    onnx = ["--out", tmp_path / "x.onnx", "--classes", 2]
+    assert "is of class ResNet, but the model to load into is a VGG" in refused("export", "--saved", saved, "--net", "vgg", *onnx)
+    assert not (tmp_path / "x.onnx").exists()

@@ -1,0 +1,126 @@
+"""Parameters, MACs, accuracy, and the choice of a mode; nothing here depends on how fast the machine is."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from nets import EXAMPLE, assert_same_bits, build, fingerprint, pictures
+from torch import Tensor, nn
+
+from sdap_lite import accuracy, count_macs, count_params, latency, measure
+from sdap_lite.data import normalize
+
+
+def test_shared_parameter_is_counted_once() -> None:
+    net = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    net[1].weight = net[0].weight
+    assert count_params(net) == 16
+
+
+@pytest.mark.parametrize(
+    ("net", "macs"),
+    [
+        (nn.Conv2d(3, 8, 3, stride=2, padding=1), 3 * 8 * 9 * 8 * 8),
+        (nn.Conv2d(3, 6, 5, groups=3), 6 * 25 * 12 * 12),
+        (nn.ConvTranspose2d(3, 4, 2, stride=2), 3 * 4 * 4 * 16 * 16),
+        (nn.Sequential(nn.Flatten(), nn.Linear(768, 5)), 768 * 5),
+        (nn.BatchNorm2d(3), 0),
+    ],
+)
+def test_macs_by_hand(net: nn.Module, macs: int) -> None:
+    assert count_macs(net, EXAMPLE) == macs
+
+
+def test_counting_leaves_the_model_as_it_was(model: nn.Module) -> None:
+    model.train()
+    model.fc.eval()
+    before = fingerprint(model)
+    count_macs(model, EXAMPLE)
+    assert_same_bits(model, before)
+    assert model.training
+    assert not model.fc.training
+
+
+class Oracle(nn.Module):
+    """Knows the class from the mean brightness."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nothing = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert not self.training
+        brightness = x.mean((1, 2, 3))
+        return torch.stack([-(brightness - level).square() for level in (-2.0, 0.0, 2.0)], 1) + self.nothing
+
+
+def test_accuracy_and_logits_by_hand() -> None:
+    images = pictures(12, 9, classes=3)
+    for level, value in enumerate((0, 127, 255)):
+        images.test.images[images.test.labels == level] = value
+    model = Oracle().train()
+    assert accuracy(model, images) == 1.0
+    assert model.training
+    images.test.labels[:3] = 0  # two of nine are now wrong
+    assert accuracy(model, images) == pytest.approx(7 / 9)
+    assert accuracy(model, images, split=images.test[:3]) == pytest.approx(1 / 3)
+    logits = measure.predict(model, images.test, images, batch_size=4)
+    with torch.no_grad():
+        torch.testing.assert_close(logits, model.eval()(normalize(images.test.images, images.mean, images.std)))
+
+
+def test_prediction_is_the_same_in_every_mode() -> None:
+    model, images = build("resnet-pad"), pictures()
+    wanted = measure.predict(model, images.test, images)
+    for mode in measure.MODES:
+        found = measure.predict(model, images.test, images, mode=mode)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0.1 * float(wanted.abs().max()) if "bf16" in mode else 1e-4)
+
+
+def test_evaluating_restores_modes_after_an_error() -> None:
+    model = build("vgg").train()
+    model.fc.eval()
+    with pytest.raises(AssertionError, match="inside"), measure.evaluating(model):
+        assert model.training, "inside"
+    assert model.training
+    assert model.features[1].training
+    assert not model.fc.training
+
+
+def test_latency_is_a_positive_number() -> None:
+    model = build("vgg").train()
+    found = latency(model, EXAMPLE, seconds=0.01)
+    assert found.median > 0
+    assert found.spread >= 0
+    assert model.training
+    assert str(measure.Latency(1.234, 0.5)) == "1.23 ms ± 0.25"
+
+
+def test_fastest_mode_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {"fp32": 3.0, "fp32-channels-last": 1.0, "bf16-channels-last": 2.0}
+    monkeypatch.setattr(measure, "_time_steps", lambda model, example, mode, steps: times[mode])
+    assert measure.choose_mode(build("vgg"), EXAMPLE) == "fp32-channels-last"
+
+
+def test_choosing_a_mode_leaves_the_model_as_it_was() -> None:
+    model = build("vgg")
+    before = fingerprint(model)
+    assert measure.choose_mode(model, torch.zeros(4, 3, 16, 16), steps=1) in measure.MODES
+    assert_same_bits(model, before)
+    assert all(p.grad is None for p in model.parameters())
+    assert not model.training
+
+
+def test_mps_always_takes_fp32() -> None:
+    example = SimpleNamespace(device=torch.device("mps"))
+    assert measure.choose_mode(nn.Identity(), example) == "fp32"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("cuda", "mps", "wanted"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+def test_best_device(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, wanted: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert measure.best_device() == torch.device(wanted)

@@ -1,0 +1,117 @@
+"""Every figure of the book: drawn without a warning, its axes labelled, shown once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from nets import EXAMPLE, build, pictures
+
+from sdap_lite import plots, report, trace
+
+BUILDERS = {"new_figure", "footnote"}  # what figures are made of
+FIGURES = {
+    name: function
+    for name, function in vars(plots).items()
+    if inspect.isfunction(function) and function.__module__ == plots.__name__ and not name.startswith("_") and name not in BUILDERS | {"baseline"}
+}
+NOTE = "measured on pictures made by the tests"
+
+
+def examples() -> dict[str, Callable[[], Figure]]:
+    """For each figure a call with small numbers; a new figure needs a line here."""
+    graph = trace(build("resnet-pad"), EXAMPLE)
+    values = {name: torch.rand(len(group)) for name, group in graph.prunable.items()}
+    widths = report(graph, {name: v > 0.5 for name, v in values.items()}).widths
+    pair = (torch.rand(9), torch.rand(9))
+    rows = [{"rate": rate, "test": 0.8 + 0.01 * seed, "rule": rule} for rate in (0.75, 0.9) for rule in ("rms", "frozen") for seed in range(2)]
+    return {
+        "image_grid": lambda: plots.image_grid(pictures(), columns=4),
+        "layer_costs": lambda: plots.layer_costs({"a": 10, "b": 30}, {"a": 500, "b": 100}),
+        "loss_increases": lambda: plots.loss_increases(values, NOTE),
+        "accuracy_by_share": lambda: plots.accuracy_by_share(
+            [0, 0.5, 1], {"worst first": [[0.9, 0.5, 0.1], [0.9, 0.6, 0.1]], "random": [[0.9, 0.4, 0.1]]}, 0.9, NOTE
+        ),
+        "redundancy": lambda: plots.redundancy(torch.corrcoef(torch.rand(6, 20)), "conv1", [6, 8], [3, 5], NOTE),
+        "latency_by_width": lambda: plots.latency_by_width([4, 8, 16], [1.0, 2.0, 5.0], [10, 40, 160]),
+        "prediction": lambda: plots.prediction({"small step": pair, "whole channel": pair}, NOTE),
+        "score_pairs": lambda: plots.score_pairs({"rms": pair, "signed": pair}, "first half", "second half", NOTE),
+        "recorded_rows": lambda: plots.recorded_rows(rows, [str(row["rule"]) for row in rows], 0.85, NOTE),
+        "group_matrix": lambda: plots.group_matrix({"residual": graph, "plain": trace(build("vgg"), EXAMPLE)}),
+        "bisection": lambda: plots.bisection([100, 200, 400, 800, 1600], 500, [2, 3]),
+        "layer_widths": lambda: plots.layer_widths({"one threshold": widths, "uniform": widths}),
+        "achieved_rates": lambda: plots.achieved_rates([0.5, 0.75], {"vgg": [0.001, 0.002], "resnet": [0.0, 0.003]}),
+        "schedules": lambda: plots.schedules({"cubic": ([0, 0.5, 1], [0, 0.7, 0.75]), "linear": ([0, 1], [0, 0.75])}, 0.75),
+        "method_picture": plots.method_picture,
+    }
+
+
+@pytest.fixture(autouse=True)
+def no_window() -> Iterator[None]:
+    before = plt.get_backend()
+    plt.switch_backend("agg")
+    yield
+    plt.close("all")
+    plt.switch_backend(before)
+
+
+def is_labelled(axes: Axes, figure: Figure, which: str) -> bool:
+    """By a label, by categories at its ticks, or by those of the neighbour that it shares a row with."""
+    axis = getattr(axes, f"{which}axis")
+    words = [t.get_text() for t in axis.get_ticklabels() if t.get_text().strip()]
+    categories = any(not word.replace("−", "").replace(".", "").isdigit() for word in words)
+    if axis.get_label().get_text() or (categories and which == "y"):
+        return True
+    return which == "y" and axes is not figure.axes[0] and is_labelled(figure.axes[0], figure, which)
+
+
+@pytest.mark.parametrize("name", list(FIGURES))
+def test_figure_is_drawn_and_labelled(name: str) -> None:
+    assert name in examples(), f"plots.{name} is new: add a call of it to examples()"
+    before: dict[str, Any] = dict(mpl.rcParams)
+    figure = examples()[name]()
+    assert isinstance(figure, Figure)
+    figure.canvas.draw()
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert shown or name == "image_grid", "only images have no axes"
+    for axes in shown:
+        if axes.get_label() != "<colorbar>":
+            assert is_labelled(axes, figure, "x"), name
+            assert is_labelled(axes, figure, "y"), name
+            assert axes.has_data()
+    assert plt.get_fignums() == [], "a notebook shows it once, as the value of its cell"
+    assert dict(mpl.rcParams) == before, "the reader's settings stay"
+
+
+@pytest.mark.parametrize("name", list(FIGURES))
+def test_note_stands_under_the_figure(name: str) -> None:
+    if "note" in inspect.signature(FIGURES[name]).parameters and name in examples():
+        assert NOTE in examples()[name]().get_supxlabel()
+
+
+@pytest.mark.parametrize("name", list(FIGURES))
+def test_figure_says_what_it_shows(name: str) -> None:
+    assert inspect.getdoc(FIGURES[name]), name
+    for parameter in inspect.signature(FIGURES[name]).parameters:
+        assert f"{parameter}: " in (inspect.getdoc(FIGURES[name]) or ""), f"{name} must say what {parameter} is"
+
+
+def test_figures_are_white() -> None:
+    figure, axes = plots.new_figure(2)
+    assert len(axes) == 2
+    assert figure.get_facecolor() == (1, 1, 1, 1)
+
+
+def test_baseline_is_dashed_and_named() -> None:
+    _, (axes,) = plots.new_figure()
+    plots.baseline(axes, 0.5, "dense")
+    plots.baseline(axes, 0.5, "dense", vertical=True)
+    assert [line.get_linestyle() for line in axes.lines] == ["--", "--"]
+    assert {line.get_label() for line in axes.lines} == {"dense"}

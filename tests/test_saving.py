@@ -1,0 +1,314 @@
+"""Saved models: the same bits again, or a reason why not; and ONNX."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nets import EXAMPLE, NETS, assert_same_bits, build, fingerprint, pictures, some_kept
+from torch import nn
+
+from sdap_lite import Gates, count_params, export_onnx, load, models, prune, remove_channels, save, threshold, trace
+
+
+def pruned(name: str, seed: int = 0) -> nn.Module:
+    net = build(name)
+    graph = trace(net, EXAMPLE)
+    return remove_channels(net, graph, some_kept(graph, seed))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    save(pruned("resnet-pad"), tmp_path / "net")
+    return tmp_path / "net"
+
+
+def files(path: Path) -> tuple[Path, Path]:
+    return path.with_name(path.name + ".safetensors"), path.with_name(path.name + ".json")
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Changes a recipe by hand."""
+    recipe = files(path)[1]
+    card = json.loads(recipe.read_text())
+    change(card)
+    recipe.write_text(json.dumps(card))
+
+
+def exchange(path: Path, content: bytes) -> None:
+    """Exchanges the weights, with the right checksum in the recipe."""
+    files(path)[0].write_bytes(content)
+    edit(path, lambda card: card.update(sha256=hashlib.sha256(content).hexdigest()))
+
+
+# Round trips
+
+
+@pytest.mark.parametrize("name", list(NETS))
+def test_round_trip_is_exact(tmp_path: Path, name: str) -> None:
+    small = pruned(name)
+    save(small, tmp_path / "net")
+    stock = build(name, seed=9)
+    before = fingerprint(stock)
+    again = load(tmp_path / "net", stock)
+    assert type(again) is type(small)
+    assert_same_bits(again, fingerprint(small))
+    assert str(again) == str(small), "what the modules say of themselves is the same too"
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(again(x), small(x))
+    assert_same_bits(stock, before)
+
+
+def test_whole_model_and_any_width_of_stock_model(tmp_path: Path) -> None:
+    model = build("vgg")
+    save(model, str(tmp_path / "net.v1"))
+    assert {p.name for p in tmp_path.iterdir()} == {"net.v1.safetensors", "net.v1.json"}
+    assert_same_bits(load(tmp_path / "net.v1", models.VGG(11, width=8)), fingerprint(model))
+
+
+def test_loaded_model_is_in_eval_mode_and_can_be_trained(saved: Path) -> None:
+    again = load(saved, build("resnet-pad").train())
+    assert not any(m.training for m in again.modules())
+    again.train()(torch.randn(4, 3, 16, 16)).square().sum().backward()
+    assert all(p.grad is not None for p in again.parameters())
+
+
+def test_saving_leaves_the_model_alone(tmp_path: Path) -> None:
+    model = build("resnet-pad").train()
+    before = fingerprint(model)
+    save(model, tmp_path / "net")
+    assert_same_bits(model, before)
+    assert model.training
+
+
+def test_loaded_model_can_be_pruned_again(saved: Path, tmp_path: Path) -> None:
+    once = load(saved, build("resnet-pad"))
+    graph = trace(once, EXAMPLE)
+    kept = threshold(graph, graph.split(torch.rand(len(graph))), 0.3)
+    twice = remove_channels(once, graph, kept)
+    save(twice, tmp_path / "twice")
+    assert_same_bits(load(tmp_path / "twice", build("resnet-pad")), fingerprint(twice))
+    result = prune(once, pictures(), rate=0.3, epochs=1, batch_size=16, mode="fp32", device="cpu", progress=False)
+    assert count_params(result.model) <= 0.7 * count_params(once)
+
+
+def test_channels_last_model_is_saved(tmp_path: Path) -> None:
+    small = pruned("vgg").to(memory_format=torch.channels_last)
+    save(small, tmp_path / "net")
+    assert_same_bits(load(tmp_path / "net", build("vgg")), fingerprint(small))
+
+
+def test_saving_again_replaces_both_files(saved: Path) -> None:
+    other = pruned("resnet-pad", seed=5)
+    save(other, saved)
+    assert_same_bits(load(saved, build("resnet-pad")), fingerprint(other))
+    assert sorted(p.name for p in saved.parent.iterdir()) == ["net.json", "net.safetensors"]
+
+
+def test_recipe_holds_numbers_and_names_only(saved: Path) -> None:
+    card = json.loads(files(saved)[1].read_text())
+    assert card.keys() == {"format", "class", "sha256", "modules"}
+    assert (card["format"], card["class"]) == ("sdap_lite 1", "ResNet")
+    for module in card["modules"].values():
+        assert all(type(v) is int for k, v in module.items() if k != "class")
+
+
+# What is refused
+
+
+def test_gated_model_is_not_saved(tmp_path: Path) -> None:
+    model = build("vgg")
+    message = r"the model must have no gates or other parametrizations: detach\(\) them first"
+    with Gates(trace(model, EXAMPLE)).attach(model), pytest.raises(ValueError, match=message):
+        save(model, tmp_path / "net")
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the folder must exist, but there is no .*nowhere"):
+        save(build("vgg"), tmp_path / "nowhere/net")
+
+
+def test_missing_files_are_refused(saved: Path) -> None:
+    with pytest.raises(ValueError, match=r"other.json must be a recipe, but cannot be read as one"):
+        load(saved.with_name("other"), build("resnet-pad"))
+    files(saved)[0].unlink()
+    with pytest.raises(ValueError, match=r"net.safetensors must be the model's weights, but cannot be read"):
+        load(saved, build("resnet-pad"))
+
+
+@pytest.mark.parametrize("place", [10, 5000, -1])
+def test_changed_bit_is_found(saved: Path, place: int) -> None:
+    content = bytearray(files(saved)[0].read_bytes())
+    content[place] ^= 1
+    files(saved)[0].write_bytes(content)
+    with pytest.raises(ValueError, match=r"net.safetensors must be the file that net.json was written with, but its checksum differs"):
+        load(saved, build("resnet-pad"))
+
+
+@pytest.mark.parametrize("length", [0, 7, 1000])
+def test_truncated_weights_are_refused(saved: Path, length: int) -> None:
+    content = files(saved)[0].read_bytes()[:length]
+    files(saved)[0].write_bytes(content)
+    with pytest.raises(ValueError, match="its checksum differs: it was damaged or exchanged"):
+        load(saved, build("resnet-pad"))
+    exchange(saved, content)
+    with pytest.raises(ValueError, match=r"net.safetensors must be a safetensors file, but cannot be read as one"):
+        load(saved, build("resnet-pad"))
+
+
+def test_foreign_weights_are_refused(saved: Path, tmp_path: Path) -> None:
+    torch.save(build("resnet-pad").state_dict(), tmp_path / "pickle.pt")
+    exchange(saved, (tmp_path / "pickle.pt").read_bytes())
+    with pytest.raises(ValueError, match=r"net.safetensors must be a safetensors file, but cannot be read as one"):
+        load(saved, build("resnet-pad"))
+    save(build("vgg"), tmp_path / "vgg")
+    exchange(saved, files(tmp_path / "vgg")[0].read_bytes())
+    with pytest.raises(ValueError, match=r"net.safetensors must hold the model's tensors in the recipe's widths, but these differ: \['conv1.weight'"):
+        load(saved, build("resnet-pad"))
+    save(pruned("resnet-pad", seed=5), tmp_path / "other")
+    exchange(saved, files(tmp_path / "other")[0].read_bytes())
+    with pytest.raises(ValueError, match="in the recipe's widths, but these differ"):
+        load(saved, build("resnet-pad"))
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[1, 2]", '"text"', "{}", '{"format": "sdap_lite 2"}', '{"format": "sdap_lite 1", "class": "ResNet"}', "\x00\x01"]
+)
+def test_foreign_recipes_are_refused(saved: Path, content: str) -> None:
+    files(saved)[1].write_text(content)
+    with pytest.raises(ValueError, match=r"net.json must be a recipe"):
+        load(saved, build("resnet-pad"))
+
+
+def test_recipe_that_is_no_text_is_refused(saved: Path) -> None:
+    files(saved)[1].write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(ValueError, match=r"net.json must be a recipe, but cannot be read as one"):
+        load(saved, build("resnet-pad"))
+
+
+@pytest.mark.parametrize("modules", [[], 3, {"conv1": 3}])
+def test_recipe_without_widths_is_refused(saved: Path, modules: object) -> None:
+    edit(saved, lambda card: card.update(modules=modules))
+    with pytest.raises(ValueError, match=r"net.json must hold the widths of each module"):
+        load(saved, build("resnet-pad"))
+
+
+def test_model_of_another_class_is_refused(saved: Path) -> None:
+    with pytest.raises(ValueError, match=r"net.json is of class ResNet, but the model to load into is a VGG"):
+        load(saved, build("vgg"))
+
+
+def test_model_of_other_layers_is_refused(saved: Path) -> None:
+    with pytest.raises(ValueError, match=r"net.json must name the model's layers, but these differ: \['layer1.1.bn1'"):
+        load(saved, models.ResNet(14, width=4))
+    with pytest.raises(ValueError, match=r"these differ: \['layer2.0.shortcut'"):
+        load(saved, build("resnet-conv"))
+
+
+@pytest.mark.parametrize("value", [0, -4, 2**40, 3.0, "4", None, True])
+def test_wrong_width_is_refused(saved: Path, value: object) -> None:
+    edit(saved, lambda card: card["modules"]["conv1"].update(out_channels=value))
+    with pytest.raises(ValueError, match=r"module 'conv1': out_channels must be a whole number from 1 on, got"):
+        load(saved, build("resnet-pad"))
+
+
+def test_other_width_is_refused(saved: Path) -> None:
+    edit(saved, lambda card: card["modules"]["conv1"].update(out_channels=9))
+    with pytest.raises(ValueError, match=r"must hold the model's tensors in the recipe's widths, but these differ: \['conv1.weight'\]"):
+        load(saved, build("resnet-pad"))
+
+
+def test_other_width_is_refused_where_the_stock_model_fits(tmp_path: Path) -> None:
+    save(build("resnet-pad"), tmp_path / "net")
+    edit(tmp_path / "net", lambda card: card["modules"]["fc"].update(in_features=17))
+    with pytest.raises(ValueError, match=r"in the recipe's widths, but these differ: \['fc.weight'\]"):
+        load(tmp_path / "net", build("resnet-pad"))
+
+
+def test_width_that_would_fill_the_memory_is_refused(saved: Path) -> None:
+    """A recipe of a few bytes must not ask for terabytes."""
+    edit(saved, lambda card: card["modules"]["layer3.0.conv2"].update(in_channels=2**20, out_channels=2**20))
+    with pytest.raises(ValueError, match=r"must hold the model's tensors in the recipe's widths, but these differ: \['layer3.0.conv2.weight'\]"):
+        load(saved, build("resnet-pad"))
+
+
+def test_groups_that_do_not_divide_are_refused(tmp_path: Path) -> None:
+    save(pruned("grouped"), tmp_path / "net")
+    edit(tmp_path / "net", lambda card: card["modules"]["grouped"].update(groups=7))
+    with pytest.raises(ValueError, match=r"module 'grouped': groups must divide the channels, got 7 of"):
+        load(tmp_path / "net", build("grouped"))
+
+
+def test_module_of_another_class_is_refused(saved: Path) -> None:
+    edit(saved, lambda card: card["modules"]["conv1"].update({"class": "Linear"}))
+    with pytest.raises(ValueError, match=r"module 'conv1' must be a Linear as in the recipe, but the model's is a Conv2d"):
+        load(saved, build("resnet-pad"))
+
+
+def test_failing_write_leaves_the_old_files(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [f.read_bytes() for f in files(saved)]
+
+    def full(self: Path, content: bytes) -> int:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="no space left"):
+        save(pruned("resnet-pad", seed=5), saved)
+    assert [f.read_bytes() for f in files(saved)] == before
+    assert len(list(saved.parent.iterdir())) == 2
+
+
+# ONNX
+
+
+EXPORTS = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # PyTorch's exporter warns of its own code
+
+
+@pytest.fixture
+def runtime() -> Any:
+    pytest.importorskip("onnxscript")
+    return pytest.importorskip("onnxruntime")
+
+
+@EXPORTS
+@pytest.mark.parametrize("name", ["vgg", "resnet-pad", "mobilenet", "densenet"])
+def test_onnx_computes_the_same(tmp_path: Path, runtime: Any, name: str) -> None:
+    small = pruned(name).train()
+    before = fingerprint(small)
+    difference = export_onnx(small, tmp_path / "net.onnx", EXAMPLE)
+    assert 0 <= difference <= 1e-4
+    assert_same_bits(small, before)
+    assert small.training
+    session = runtime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
+    for batch in (1, 5):
+        x = torch.randn(batch, 3, 16, 16)
+        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(found), copy.deepcopy(small).eval()(x), rtol=1e-4, atol=1e-4)
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"], "the weights are inside"
+
+
+@EXPORTS
+def test_onnx_of_a_model_that_names_its_input_otherwise(tmp_path: Path, runtime: Any) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    assert export_onnx(net, tmp_path / "net.onnx", EXAMPLE) <= 1e-4
+
+
+@EXPORTS
+def test_onnx_that_computes_otherwise_is_refused(tmp_path: Path, runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong(runtime.InferenceSession):  # type: ignore[misc, name-defined]
+        def run(self, *args: Any) -> list[Any]:
+            return [output + 1.0 for output in super().run(*args)]
+
+    monkeypatch.setattr(runtime, "InferenceSession", Wrong)
+    with pytest.raises(RuntimeError, match=r"ONNX Runtime must compute what the model computes, but differs by"):
+        export_onnx(build("vgg"), tmp_path / "net.onnx", EXAMPLE)
+    assert not list(tmp_path.iterdir()), "a wrong file is not left behind"

@@ -1,0 +1,129 @@
+"""The files around the library agree with one another."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+import sdap_lite
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONFIG = yaml.safe_load((ROOT / "book/_config.yml").read_text())
+TAGS = {"hide-cell", "hide-input", "hide-output", "remove-cell", "remove-input", "remove-output", "raises-exception", "solution", "exercise", "parameters"}
+
+
+def direct_dependencies() -> dict[str, Requirement]:
+    """All that the pyproject names, but for the package itself."""
+    lines = [*PROJECT["dependencies"], *(line for extra in PROJECT["optional-dependencies"].values() for line in extra)]
+    found = {(requirement := Requirement(line)).name: requirement for line in lines}
+    del found["sdap_lite"]
+    return found
+
+
+def files() -> list[Path]:
+    """The project's text files."""
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("this is no git clone")
+    binary = {".png", ".npz", ".safetensors", ".ico"}
+    return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file() and path.suffix not in binary]
+
+
+def test_environment_names_the_same_packages() -> None:
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    pip = next(entry for entry in conda if isinstance(entry, dict))["pip"]
+    lines = [line for line in [*conda, *pip] if isinstance(line, str) and line not in ("pip", "-e .")]
+    there = {(requirement := Requirement(line)).name: requirement.specifier for line in lines}
+    assert there.pop("python") == PROJECT["requires-python"]
+    wanted = {{"torch": "pytorch"}.get(name, name): requirement.specifier for name, requirement in direct_dependencies().items()}
+    assert there == wanted
+
+
+def test_constraints_pin_every_direct_dependency() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    pins = {(requirement := Requirement(line)).name.lower().replace("_", "-"): requirement for line in lines}
+    for name, requirement in direct_dependencies().items():
+        pinned = [specifier.version for specifier in pins[name.lower()].specifier if specifier.operator == "=="]
+        assert len(pinned) == 1, f"{name} must be pinned to one version"
+        assert requirement.specifier.contains(pinned[0]), f"{name}: {pinned[0]} is not in {requirement.specifier}"
+    assert all(str(pin.specifier).startswith("==") for pin in pins.values())
+
+
+def test_runtime_dependencies_are_open_ranges() -> None:
+    for line in PROJECT["dependencies"]:
+        assert {specifier.operator for specifier in Requirement(line).specifier} == {">="}, f"{line} could replace what a notebook service has"
+
+
+def test_one_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert sdap_lite.__version__ == PROJECT["version"] == citation["version"]
+    assert f"## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_one_repository_address() -> None:
+    owner, name = PROJECT["urls"]["Repository"].removeprefix("https://github.com/").split("/")
+    assert CONFIG["repository"]["url"] == PROJECT["urls"]["Repository"]
+    assert CONFIG["html"]["baseurl"] == PROJECT["urls"]["Book"] == f"https://{owner}.github.io/{name}/"
+    mentioned = re.compile(r"github\.com(?:/github)?/([\w.-]+/sdap[\w-]*)")
+    for path in files():
+        for address in mentioned.findall(path.read_text()):
+            assert address == f"{owner}/{name}", path
+
+
+@pytest.mark.parametrize("name", ["_config.yml", "_toc.yml"])
+def test_book_files_at_the_top_are_links(name: str) -> None:
+    link = ROOT / name
+    assert link.is_symlink()
+    assert link.readlink() == Path("book") / name
+
+
+def test_a_failing_chapter_fails_the_build() -> None:
+    execute = CONFIG["execute"]
+    assert execute["execute_notebooks"] == "force"
+    assert execute["raise_on_error"]
+    assert not execute["allow_errors"]
+    assert execute["timeout"] >= 300, "the default of 30 s stops a chapter on a slow machine"
+
+
+def test_contents_name_every_chapter() -> None:
+    toc = yaml.safe_load((ROOT / "book/_toc.yml").read_text())
+    listed = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+    there = {path.stem for path in [*NOTEBOOKS, *(ROOT / "book").glob("*.md")]}
+    assert sorted(listed) == sorted(there)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_clean(path: Path) -> None:
+    notebook = json.loads(path.read_text())
+    for cell in notebook["cells"]:
+        assert not cell.get("outputs"), "outputs are computed by the build"
+        assert cell.get("execution_count") is None
+        assert set(cell["metadata"].get("tags", [])) <= TAGS
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+
+
+def test_citations_are_in_the_bibliography() -> None:
+    listed = (ROOT / "book/references.bib").read_text()
+    paper = re.compile(r"https://(?:arxiv\.org/abs|doi\.org)/([^\s)\]\"\\>]+)")
+    for path in [*NOTEBOOKS, *(ROOT / "sdap_lite").glob("*.py"), ROOT / "README.md"]:
+        missing = [found for found in paper.findall(path.read_text()) if found.rstrip(".,;") not in listed]
+        assert not missing, f"{path.name} cites what references.bib does not list: {missing}"
+
+
+def test_no_path_of_one_machine() -> None:
+    local = re.compile(r"(?<![\w.}/~-])/(?:home|root|Users|work|mnt|opt|tmp)/\w")
+    for path in files():
+        found = [line for line in path.read_text().splitlines() if local.search(line)]
+        assert not found, f"{path.relative_to(ROOT)}: {found[0][:160]}"
