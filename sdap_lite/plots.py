@@ -267,7 +267,7 @@ def recorded_rows(rows: Sequence[dict[str, Any]], names: Sequence[str], dense: f
         axis.set_ylim(len(kinds) - 0.4, -0.5)
         axis.set_title(f"{rate:.0%} of the parameters removed", fontsize="small")
         axis.set_xlabel("test accuracy (%)")
-    axes[0].legend(fontsize="x-small", loc="lower left")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize="x-small", loc="outside upper right")
     return footnote(figure, note)
 
 
@@ -423,3 +423,311 @@ def method_picture() -> Figure:
     below.set_ylabel("parameters\nremoved (%)", fontsize=10)
     sns.despine(ax=below)
     return figure
+
+
+# Chapter 4
+
+
+def soft_answers(image: Tensor, classes: Sequence[str], answers: dict[int, Tensor], note: str) -> Figure:
+    """One image, and the probability of each class at several temperatures.
+
+    Args:
+        image: uint8, shape [channels, height, width].
+        classes: their names.
+        answers: temperature → probabilities, shape [classes].
+        note: which images it was measured on.
+    """
+    figure, axes = new_figure(2, height=3.4)
+    axes[0].imshow(image.permute(1, 2, 0).expand(-1, -1, 3).numpy())
+    axes[0].set_axis_off()
+    order = next(iter(answers.values())).argsort(descending=True).tolist()
+    for i, (temperature, p) in enumerate(answers.items()):
+        axes[1].plot((100 * p[order]).tolist(), range(len(order)), marker=MARKERS[i], markersize=5, color=PALETTE[i], label=f"T = {temperature}")
+    baseline(axes[1], 100 / len(order), "all alike", vertical=True)
+    axes[1].set_xscale("log")
+    axes[1].set_yticks(range(len(order)), [classes[k] for k in order], fontsize="small")
+    axes[1].invert_yaxis()
+    axes[1].set_xlabel("probability (%)")
+    axes[1].set_ylabel("class")
+    axes[1].legend(fontsize="x-small")
+    return footnote(figure, note)
+
+
+def class_likeness(likeness: Tensor, classes: Sequence[str], note: str) -> Figure:
+    """The mean soft answer to the images of each class, without the class itself.
+
+    Args:
+        likeness: mean probabilities, shape [true class, class].
+        classes: their names.
+        note: which images it was measured on.
+    """
+    figure, (axis,) = new_figure(height=4.2)
+    shown = (100 * likeness).masked_fill(torch.eye(len(classes), dtype=torch.bool), torch.nan)
+    image = axis.imshow(shown.numpy(), cmap="cividis")
+    axis.grid(False)
+    axis.set_xticks(range(len(classes)), list(classes), rotation=60, ha="right", fontsize="small")
+    axis.set_yticks(range(len(classes)), list(classes), fontsize="small")
+    axis.set_xlabel("wrong class")
+    axis.set_ylabel("true class")
+    figure.colorbar(image, ax=axis, label="mean probability at T = 4 (%)")
+    return footnote(figure, note)
+
+
+def gradient_by_temperature(temperatures: Sequence[float], sizes: dict[str, Sequence[float]], labels: float, note: str) -> Figure:
+    """The size of the gradient of the teacher's term against the temperature.
+
+    Args:
+        temperatures: ascending.
+        sizes: name → norm of the gradient by the student's logits at each temperature.
+        labels: the same norm for the cross-entropy with the labels.
+        note: which images it was measured on.
+    """
+    figure, (axis,) = new_figure(height=3.2)
+    for i, (name, values) in enumerate(sizes.items()):
+        axis.plot(list(temperatures), list(values), marker=MARKERS[i], color=PALETTE[i], label=name)
+    baseline(axis, labels, "cross-entropy with the labels")
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.set_xticks(list(temperatures), [str(t) for t in temperatures])
+    axis.set_xlabel("temperature T")
+    axis.set_ylabel("norm of the gradient by the logits")
+    axis.legend(fontsize="small")
+    return footnote(figure, note)
+
+
+def recovery(steps: Sequence[int], curves: dict[str, Sequence[Sequence[float]]], dense: float, note: str) -> Figure:
+    """Accuracy against the steps of fine-tuning, for several losses.
+
+    Args:
+        steps: at which accuracy was measured.
+        curves: by name, for each seed the accuracies (0 to 1) at all steps; the band goes from the lowest to the highest.
+        dense: accuracy before pruning.
+        note: which images it was measured on.
+    """
+    figure, (axis,) = new_figure(height=3.4)
+    for i, (name, runs) in enumerate(curves.items()):
+        columns = [[100 * value for value in column] for column in zip(*runs, strict=True)]
+        axis.plot(list(steps), [sum(c) / len(c) for c in columns], marker=MARKERS[i], color=PALETTE[i], label=name)
+        axis.fill_between(list(steps), [min(c) for c in columns], [max(c) for c in columns], color=PALETTE[i], alpha=0.2)
+    baseline(axis, 100 * dense, "before pruning")
+    axis.set_xlabel("step of fine-tuning")
+    axis.set_ylabel("accuracy (%)")
+    axis.legend(fontsize="small")
+    return footnote(figure, note)
+
+
+# Chapter 5
+
+
+def run_by_step(log: Sequence[dict[str, Any]], surgery: int, rate: float, note: str) -> Figure:
+    """A run step by step: share removed, loss, and time of a step.
+
+    Args:
+        log: for each step ``removed`` (0 to 1), ``loss`` (nats) and ``seconds``.
+        surgery: the step at which the closed channels are cut out.
+        rate: the rate that is asked for, 0 to 1.
+        note: which images it was measured on.
+    """
+    figure, axes = new_figure(3, width=8.4, height=3.0)
+    panels = [("removed", 100, "parameters removed (%)"), ("loss", 1, "loss (nats)"), ("seconds", 1000, "time of a step (ms)")]
+    for i, (axis, (key, scale, label)) in enumerate(zip(axes, panels, strict=True)):
+        values = [scale * step[key] for step in log]
+        near = [values[max(0, s - 4) : s + 5] for s in range(len(values))]  # nine steps
+        axis.plot(values, color=PALETTE[i], linewidth=1, alpha=0.35 if key == "loss" else 1)
+        if key == "loss":
+            axis.plot([sum(part) / len(part) for part in near], color=PALETTE[i], linewidth=2, label="mean of nine steps")
+        baseline(axis, surgery, "surgery", vertical=True)
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("step")
+        axis.set_ylabel(label)
+    axes[0].axhline(100 * rate, color=BASELINE, linestyle=":", label="asked for")
+    axes[0].legend(fontsize="small", loc="lower right")
+    axes[1].legend(fontsize="x-small", loc="upper right")
+    axes[2].set_ylim(0, 1000 * 1.6 * sorted(step["seconds"] for step in log)[len(log) // 2])  # a hiccup of the machine may be cut off
+    return footnote(figure, note)
+
+
+def kept_by_step(kept: Sequence[dict[str, Tensor]], surgery: int, note: str) -> Figure:
+    """The share of its channels that each group keeps, step by step, as a heat map.
+
+    Args:
+        kept: for each step the open channels of each group, bool.
+        surgery: the step at which the closed channels are cut out.
+        note: which images it was measured on.
+    """
+    figure, (axis,) = new_figure(height=3.6)
+    shares = torch.stack([torch.stack([100 * k.float().mean() for k in step.values()]) for step in kept], dim=1)
+    image = axis.imshow(shares.numpy(), cmap="cividis", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
+    axis.grid(False)
+    axis.axvline(surgery - 0.5, color="white", linestyle="--", linewidth=1.5)
+    axis.text(surgery + 0.01 * len(kept), -0.6, "surgery", fontsize="small", color=BASELINE, va="bottom")
+    axis.set_yticks(range(len(shares)), list(kept[0]), fontsize="x-small")
+    axis.set_xlabel("step")
+    axis.set_ylabel("layer")
+    figure.colorbar(image, ax=axis, label="channels kept (%)")
+    return footnote(figure, note)
+
+
+def epochs_by_seed(rows: Sequence[dict[str, Any]], dense: dict[str, float], note: str) -> Figure:
+    """Recorded runs epoch by epoch, a panel a network, a line a seed; a star is the last word, on test images.
+
+    Args:
+        rows: recorded runs with ``net``, ``seed``, ``test`` and ``history``.
+        dense: test accuracy of each network before pruning.
+        note: which images it was measured on, and that it is recorded.
+    """
+    figure, axes = new_figure(len(dense), height=3.4)
+    for axis, (net, accuracy) in zip(axes, dense.items(), strict=True):
+        for i, row in enumerate(row for row in rows if row["net"] == net):
+            epochs = [record["epoch"] for record in row["history"]]
+            axis.plot(epochs, [100 * record["validation"] for record in row["history"]], color=PALETTE[i], label=f"seed {row['seed']}, validation")
+            axis.plot(epochs[-1] + 0.6, 100 * row["test"], "*", markersize=9, color=PALETTE[i], label="its test images" if i == 0 else None)
+        baseline(axis, 100 * accuracy, "dense, test images")
+        axis.set_title(net, fontsize="small")
+        axis.set_xlabel("epoch")
+    axes[0].set_ylabel("accuracy (%)")
+    axes[0].legend(fontsize="x-small", loc="lower right")
+    return footnote(figure, note)
+
+
+# Chapter 6
+
+
+def cut_by_hand(first: Tensor, norm: Tensor, second: Tensor, closed: int) -> Figure:
+    """What goes with one channel: a filter, an entry of the norm, a column of the layer that reads it.
+
+    Args:
+        first: weights of the layer that writes the channel, shape [channels, inputs, height, width].
+        norm: scale, shift, mean and variance of each channel, shape [channels, 4].
+        second: weights of the layer that reads it, shape [outputs, channels, height, width].
+        closed: the channel that goes.
+    """
+    figure, axes = new_figure(3, height=3.4)
+    scaled = norm / norm.abs().amax(0)  # four quantities of different size
+    panels = [(first.square().sum((2, 3)).sqrt(), "input", "channel"), (scaled, "", "channel"), (second.square().sum((2, 3)).sqrt(), "channel", "output")]
+    for axis, (values, across, down), title in zip(axes, panels, ("the filter that writes it", "its norm", "the column that reads it"), strict=True):
+        axis.imshow(values.abs().numpy(), cmap="Greys", aspect="auto", vmin=0, vmax=1.3 * float(values.abs().max()))
+        axis.grid(False)
+        axis.set_title(title, fontsize="small")
+        axis.set_xlabel(across or "entry of each channel")
+        axis.set_ylabel(down)
+        width, height = values.shape[1], values.shape[0]
+        place, size = ((closed - 0.5, -0.5), (1, height)) if across == "channel" else ((-0.5, closed - 0.5), (width, 1))
+        axis.add_patch(Rectangle(place, *size, facecolor=(*PALETTE[1], 0.35), edgecolor=PALETTE[1], hatch="///", linewidth=1.8))
+    axes[0].set_xticks(range(first.shape[1]))
+    axes[1].set_xticks(range(4), ["scale", "shift", "mean", "var."], fontsize="x-small")
+    return footnote(figure, "darker: larger; hatched: what goes with the channel")
+
+
+def leaks(errors: dict[str, dict[str, Tensor]], note: str) -> Figure:
+    """What a channel still says when zeros stand where it is written, channel by channel; a panel an activation.
+
+    Args:
+        errors: name of the activation → what was set to zero → largest error for each channel, shape [channels].
+        note: which images it was measured on.
+    """
+    figure, axes = new_figure(len(errors), height=3.2)
+    for axis, (title, by_place) in zip(axes, errors.items(), strict=True):
+        for i, (name, values) in enumerate(by_place.items()):
+            axis.plot(range(len(values)), values.tolist(), MARKERS[i], markersize=5, color=PALETTE[i], label=name)
+        baseline(axis, 0.0, "reader's column")
+        axis.set_title(title, fontsize="small")
+        axis.set_xlabel("closed channel")
+        axis.set_ylim(top=1.05 * max(float(v.max()) for found in errors.values() for v in found.values()))
+    axes[0].set_ylabel("largest error of the outputs")
+    figure.legend(*axes[0].get_legend_handles_labels(), title="set to zero", fontsize="small", title_fontsize="small", loc="outside right center")
+    return footnote(figure, note)
+
+
+def shortcut_channels(shortcuts: dict[str, tuple[Tensor, int, int]]) -> Figure:
+    """Which channels a padding shortcut carries, which it fills with zeros, and which of them stay.
+
+    Args:
+        shortcuts: title → bool of shape [outputs], whether each of its output channels stays; how many zero channels stand before and behind, uncut.
+    """
+    figure, (axis,) = new_figure(height=0.9 + 0.65 * len(shortcuts))
+    axis.set_facecolor("white")
+    axis.grid(False)
+    for place, (kept, before, after) in enumerate(shortcuts.values()):
+        for i, stays in enumerate(kept.tolist()):
+            color = PALETTE[0] if before <= i < len(kept) - after else PALETTE[7]
+            axis.add_patch(Rectangle((i + 0.1, place - 0.3), 0.8, 0.6, facecolor=color if stays else "white", edgecolor=color, linewidth=1.0))
+    axis.plot([], [], "s", color=PALETTE[0], label="carried")
+    axis.plot([], [], "s", color=PALETTE[7], label="zero")
+    axis.plot([], [], "s", color="white", markeredgecolor=BASELINE, label="cut out")
+    axis.set_xlim(0, max(len(kept) for kept, _, _ in shortcuts.values()))
+    axis.set_ylim(len(shortcuts) - 0.5, -0.5)
+    axis.set_yticks(range(len(shortcuts)), list(shortcuts), fontsize="small")
+    axis.set_xlabel("output channel of the shortcut")
+    figure.legend(*axis.get_legend_handles_labels(), fontsize="small", ncols=3, loc="outside upper right")
+    return figure
+
+
+def before_and_after(widths: dict[str, tuple[int, int]], params: dict[str, tuple[int, int]], note: str) -> Figure:
+    """Channels and parameters of each layer, before and after surgery.
+
+    Args:
+        widths: for each layer channels kept and in all.
+        params: for each layer parameters kept and in all.
+        note: which network it is, and on which images its channels were chosen.
+    """
+    figure, axes = new_figure(2, height=3.4)
+    panels = [(widths, 1, "channels"), (params, 1000, "parameters (thousands)")]
+    for i, (axis, (values, unit, label)) in enumerate(zip(axes, panels, strict=True)):
+        places = range(1, len(values) + 1)
+        axis.bar(places, [kept / unit for kept, _ in values.values()], color=PALETTE[i], label="after")
+        full = [whole / unit for _, whole in values.values()]
+        axis.step([0.5, *(p + 0.5 for p in places)], [full[0], *full], where="pre", color=BASELINE, linestyle="--", linewidth=1.2, label="before")
+        axis.set_xticks(list(places), [str(p) for p in places], fontsize="x-small")
+        axis.set_xlabel("layer")
+        axis.set_ylabel(label)
+        axis.legend(fontsize="small", loc="upper left")
+    return footnote(figure, note)
+
+
+def shares_left(shares: dict[str, dict[str, float]], spreads: dict[str, dict[str, float]], note: str) -> Figure:
+    """What is left of the dense network, in several measures; a group of bars for each network.
+
+    Args:
+        shares: name of the network → measure → share of the dense network's, 1 for all of it.
+        spreads: the same for the spread of what was timed; 0 for what was counted.
+        note: what it was measured on.
+    """
+    figure, (axis,) = new_figure(height=3.4)
+    measures = list(next(iter(shares.values())))
+    thick = 0.8 / len(measures)
+    for i, measure in enumerate(measures):
+        places = [j + (i - (len(measures) - 1) / 2) * thick for j in range(len(shares))]
+        heights = [100 * found[measure] for found in shares.values()]
+        errors = [100 * found[measure] for found in spreads.values()]
+        axis.bar(places, heights, 0.9 * thick, color=PALETTE[i], hatch=("", "//", "..", "xx")[i % 4], edgecolor="white", label=measure)
+        if any(errors):
+            axis.errorbar(places, heights, yerr=[e / 2 for e in errors], fmt="none", ecolor="black", capsize=3, linewidth=1.2)
+    baseline(axis, 100, "dense network")
+    axis.set_xticks(range(len(shares)), list(shares), fontsize="small")
+    axis.set_xlabel("network")
+    axis.set_ylabel("left of the dense network's (%)")
+    axis.grid(False, axis="x")
+    figure.legend(*axis.get_legend_handles_labels(), fontsize="small", loc="outside right center")
+    return footnote(figure, note)
+
+
+def drift(distances: dict[str, Sequence[float]], travelled: Sequence[float], note: str) -> Figure:
+    """How far small networks' weights drift from those of the masked network that trains on, step by step.
+
+    Args:
+        distances: name → distance to the masked network's kept weights after each step.
+        travelled: how far the masked network itself has come since surgery.
+        note: which images it was measured on.
+    """
+    figure, (axis,) = new_figure(height=3.2)
+    steps = range(1, len(travelled) + 1)
+    for i, (name, values) in enumerate(distances.items()):
+        axis.plot(steps, [max(v, 1e-17) for v in values], marker=MARKERS[i], color=PALETTE[i], label=name)
+    axis.plot(steps, travelled, color=BASELINE, linestyle="--", linewidth=1.2, label="distance travelled by the masked network")
+    axis.set_yscale("log")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.set_xlabel("steps after surgery")
+    axis.set_ylabel("distance of the weights")
+    figure.legend(*axis.get_legend_handles_labels(), fontsize="small", ncols=2, loc="outside upper center")
+    return footnote(figure, note)

@@ -32,6 +32,8 @@ def examples() -> dict[str, Callable[[], Figure]]:
     widths = report(graph, {name: v > 0.5 for name, v in values.items()}).widths
     pair = (torch.rand(9), torch.rand(9))
     rows = [{"rate": rate, "test": 0.8 + 0.01 * seed, "rule": rule} for rate in (0.75, 0.9) for rule in ("rms", "frozen") for seed in range(2)]
+    epochs = [{"epoch": 1, "validation": 0.5}, {"epoch": 2, "validation": 0.7}]
+    runs = [{"net": net, "seed": seed, "test": 0.7, "history": epochs} for net in ("vgg", "resnet20") for seed in range(2)]
     return {
         "image_grid": lambda: plots.image_grid(pictures(), columns=4),
         "layer_costs": lambda: plots.layer_costs({"a": 10, "b": 30}, {"a": 500, "b": 100}),
@@ -50,6 +52,19 @@ def examples() -> dict[str, Callable[[], Figure]]:
         "achieved_rates": lambda: plots.achieved_rates([0.5, 0.75], {"vgg": [0.001, 0.002], "resnet": [0.0, 0.003]}),
         "schedules": lambda: plots.schedules({"cubic": ([0, 0.5, 1], [0, 0.7, 0.75]), "linear": ([0, 1], [0, 0.75])}, 0.75),
         "method_picture": plots.method_picture,
+        "soft_answers": lambda: plots.soft_answers(torch.zeros(3, 8, 8, dtype=torch.uint8), "abc", {1: torch.tensor([0.9, 0.06, 0.04])}, NOTE),
+        "class_likeness": lambda: plots.class_likeness(torch.rand(3, 3), "abc", NOTE),
+        "gradient_by_temperature": lambda: plots.gradient_by_temperature([1, 2, 4], {"times T²": [1.0, 1.1, 1.2]}, 2.0, NOTE),
+        "recovery": lambda: plots.recovery([0, 10], {"labels": [[0.1, 0.5], [0.1, 0.6]]}, 0.8, NOTE),
+        "run_by_step": lambda: plots.run_by_step([{"removed": i / 8, "loss": 1.0, "seconds": 0.1} for i in range(6)], 4, 0.5, NOTE),
+        "kept_by_step": lambda: plots.kept_by_step([{"a": torch.rand(4) > 0.5, "b": torch.rand(8) > 0.5}] * 3, 2, NOTE),
+        "epochs_by_seed": lambda: plots.epochs_by_seed(runs, {"vgg": 0.8, "resnet20": 0.9}, NOTE),
+        "cut_by_hand": lambda: plots.cut_by_hand(torch.rand(8, 3, 3, 3), torch.rand(8, 4), torch.rand(6, 8, 3, 3), 5),
+        "leaks": lambda: plots.leaks({"ReLU": {"filter": torch.rand(8)}, "Sigmoid": {"filter": torch.rand(8)}}, NOTE),
+        "shortcut_channels": lambda: plots.shortcut_channels({"layer2": (torch.rand(8) > 0.5, 2, 2), "layer3": (torch.rand(16) > 0.5, 4, 4)}),
+        "before_and_after": lambda: plots.before_and_after({"a": (2, 8), "b": (4, 8)}, {"a": (20, 80), "b": (40, 80)}, NOTE),
+        "shares_left": lambda: plots.shares_left({"small": {"MACs": 0.3, "time": 0.5}}, {"small": {"MACs": 0.0, "time": 0.1}}, NOTE),
+        "drift": lambda: plots.drift({"sliced": [0.0, 1e-15], "fresh": [0.1, 0.2]}, [0.3, 0.5], NOTE),
     }
 
 

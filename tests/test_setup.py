@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 import yaml
@@ -127,3 +128,16 @@ def test_no_path_of_one_machine() -> None:
     for path in files():
         found = [line for line in path.read_text().splitlines() if local.search(line)]
         assert not found, f"{path.relative_to(ROOT)}: {found[0][:160]}"
+
+
+def test_readme_says_what_was_recorded() -> None:
+    readme, recorded = (ROOT / "README.md").read_text(), sdap_lite.data.recorded("headline")
+    card = recorded["card"]
+    for net, dense in card["dense test"].items():
+        runs = [row for row in recorded["rows"] if row["net"] == net]
+        tests, sizes = [100 * row["test"] for row in runs], [100 * row["achieved"] for row in runs]
+        macs = [100 * row["macs removed"] for row in runs]
+        row = f"| {100 * dense:.2f} % | {mean(tests):.2f} ± {stdev(tests):.2f} % | {mean(sizes):.1f} % | {mean(macs):.1f} % | {runs[0]['epochs']} |"
+        assert row in readme
+    assert len({row["seed"] for row in recorded["rows"]}) == 3
+    assert card["command"] in readme
