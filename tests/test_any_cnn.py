@@ -8,7 +8,7 @@ nets are built without initialisation, get cheap numbers, and see small images.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -25,11 +25,10 @@ SIZE = 33  # odd, so that no two axes are alike; some nets need more
 
 
 @pytest.fixture(autouse=True)
-def no_initialisation(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_initialisation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random numbers for half a billion weights take longer than all that is tested."""
     for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_", "trunc_normal_", "constant_", "xavier_uniform_", "ones_", "zeros_"):
         monkeypatch.setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
-    yield
 
 
 def filled(model: nn.Module) -> nn.Module:
@@ -41,7 +40,7 @@ def filled(model: nn.Module) -> nn.Module:
             count = tensor.numel()
             numbers = pool.roll(101 * i).repeat(-(-count // len(pool)))[:count].view(tensor.shape)
             weight = tensor.ndim > 1 and tensor[0].numel() > 1
-            tensor.data = numbers.sub_(0.5).mul_((24 / tensor[0].numel()) ** 0.5) if weight else numbers.add_(0.5)
+            tensor.data = numbers.sub_(0.5).mul_((14 / tensor[0].numel()) ** 0.5) if weight else numbers.add_(0.5)
     return model.eval()
 
 
@@ -163,13 +162,12 @@ def test_torch_pruning_agrees(name: str) -> None:
     assert [p.shape for p in small.parameters()] == [p.shape for p in model.parameters()]
 
 
-def test_transformers_are_traced_or_refused_clearly() -> None:
-    """Not CNNs; but nothing silently wrong comes out."""
-    for name in ("vit_b_32", "swin_t", "maxvit_t"):
-        model = models.get_model(name, weights=None)
-        try:
-            graph = trace(model, torch.zeros(1, 3, 224, 224))
-        except TraceError as error:
-            assert "torch.fx" in str(error) or "example" in str(error)
-        else:
-            assert len(graph.kept) > 1
+@pytest.mark.parametrize("name", ["vit_b_32", "swin_t", "maxvit_t"])
+def test_transformer_is_traced_or_refused_clearly(name: str) -> None:
+    """No CNN; but nothing silently wrong comes out."""
+    model = models.get_model(name, weights=None)
+    try:
+        graph = trace(model, torch.zeros(1, 3, 224, 224))
+    except TraceError as error:
+        raise AssertionError(error) from error
+    assert len(graph.kept) > 1
