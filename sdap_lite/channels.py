@@ -27,7 +27,7 @@ from torch import Tensor, fx, nn
 from .graph import ChannelGraph, Group, Kept, Layer
 from .labeller import OWN_CODE, Findings, Labeller
 from .labels import FIXED, connect
-from .layers import ChannelPad
+from .writing import Writer
 
 __all__ = ["ChannelGraph", "TraceError", "trace"]
 
@@ -58,33 +58,21 @@ def trace(model: nn.Module, example: Tensor) -> ChannelGraph:
       10 channels kept by output at the top: the network's output
     """
     example = example.detach()[:1].to(next(model.parameters(), torch.zeros(0)).dtype)
-    body = _skeleton(model)
-    whole = _write_down(body, training=False)
     names = {name for name, _ in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]}
     found = Findings(names)
     try:
         # Two examples, since with one an axis for the batch looks like one to squeeze.
-        _label(body, whole, example.to("meta").expand(2, *example.shape[1:]), found)
-    except TraceError:
-        raise
+        _label(_skeleton(model), example.to("meta").expand(2, *example.shape[1:]), found)
     except Exception:  # code that looks at numbers, or makes tensors on the CPU: with all numbers, then
-        found, body = Findings(names), copy.deepcopy(model)
-        whole = _write_down(body, training=False)
+        found = Findings(names)
         try:
             with torch.random.fork_rng():
-                _label(body, whole, example.to(next(model.parameters(), example).device), found)
+                _label(copy.deepcopy(model), example.to(next(model.parameters(), example).device), found)
+        except TraceError:
+            raise
         except Exception as error:
             raise TraceError(f"the example of shape {list(example.shape)} must run through the model, got: {error}") from error
     return _graph(found, tuple(example.shape), sum(p.numel() for p in model.parameters()))
-
-
-class _Tracer(fx.Tracer):
-    """Writes down what the model's code does; buffers by name, as parameters are."""
-
-    proxy_buffer_attributes = True
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, ChannelPad) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _skeleton(model: nn.Module) -> nn.Module:
@@ -99,28 +87,30 @@ def _skeleton(model: nn.Module) -> nn.Module:
         raise TraceError(f"the model must be one that copy.deepcopy can copy, got: {error}") from error
 
 
-def _write_down(model: nn.Module, training: bool) -> fx.Graph:
+def _write_down(model: nn.Module, example: Tensor, training: bool) -> tuple[fx.Graph, set[str]]:
+    """The graph, and the names of its nodes whose value the code was told."""
     for m in model.modules():
         m.training = training
+    writer = Writer(example)
     try:
-        return _Tracer().trace(model)
+        return writer.trace(model), writer.asked
     except Exception as error:  # fx raises many kinds, each for code that depends on the data
         raise TraceError(f"the model must be one that torch.fx can trace (no branch that depends on the data), got: {error}") from error
 
 
-def _label(body: nn.Module, whole: fx.Graph, example: Tensor, found: Findings) -> None:
+def _label(body: nn.Module, example: Tensor, found: Findings) -> None:
     """Runs the network on labels, and its training mode too where that has operations of its own."""
-    graphs = [whole]
-    training = _write_down(body, training=True)
-    if _wiring(training) != _wiring(whole):
+    graphs = [_write_down(body, example, training=False)]
+    training = _write_down(body, example, training=True)
+    if _wiring(training[0]) != _wiring(graphs[0][0]):
         graphs.append(training)
     for m in body.modules():
         m.training = False
     with torch.no_grad():
-        for graph in graphs:
+        for i, (graph, asked) in enumerate(graphs):
             module = fx.GraphModule(body, graph)
             module.training = False
-            Labeller(module, found, len(example), counting=graph is whole).run(example)
+            Labeller(module, found, len(example), asked, counting=i == 0).run(example)
 
 
 def _wiring(graph: fx.Graph) -> list[str]:

@@ -57,28 +57,37 @@ class Labeller(fx.Interpreter):
         module: the graph, with the modules that it calls.
         found: what is known already; added to.
         batch: how many examples the input holds: costs are counted for one.
+        asked: names of nodes whose value the code was told: it must not change with the channels.
         counting: whether this run's operations are counted as MACs.
     """
 
-    def __init__(self, module: fx.GraphModule, found: Findings, batch: int, counting: bool) -> None:
+    def __init__(self, module: fx.GraphModule, found: Findings, batch: int, asked: set[str], counting: bool) -> None:
         super().__init__(module, garbage_collect_values=False)  # sizes may be asked for again
         self.extra_traceback = False  # an error's message is the user's to read
-        self.found, self.batch, self.counting = found, batch, counting
+        self.found, self.batch, self.asked, self.counting = found, batch, asked, counting
         self.replay = Replay(self.env, found.ties, module)
         self.node: fx.Node = next(iter(module.graph.nodes))
 
     def run_node(self, n: fx.Node) -> Any:
         self.node, self.replay.env = n, self.env
         if self.counting:
-            return super().run_node(n)
+            return self.told(n, super().run_node(n))
         inputs = [self.env[m] for m in n.all_input_nodes]
         try:
             if not any(x is ABSENT for x in inputs):
-                return super().run_node(n)
+                return self.told(n, super().run_node(n))
         except RuntimeError:
             pass  # a head that exists in training only, and needs a larger example
         self.keep([x.labels for x in _labelled(inputs)], TRAINING)
         return ABSENT
+
+    def told(self, n: fx.Node, value: Any) -> Any:
+        """What the code did with a number that it was told is fixed, so the number must be."""
+        if n.name in self.asked and not _labelled(value):
+            self.env[n] = value
+            if self.replay.varies(n):
+                self.keep([x.labels for x in self.replay.sources(n)], NUMBER)
+        return value
 
     # Notes
 
