@@ -20,19 +20,7 @@ from .checkpoint import write_atomically
 
 __all__ = ["export_onnx", "load", "save"]
 
-WIDTHS = (
-    "in_channels",
-    "out_channels",
-    "groups",
-    "in_features",
-    "out_features",
-    "num_features",
-    "num_groups",
-    "num_channels",
-    "num_parameters",
-    "before",
-    "after",
-)
+WIDTHS = tuple("in_channels out_channels groups in_features out_features num_features num_groups num_channels num_parameters before after".split())
 
 
 def save(model: nn.Module, path: str | Path) -> None:
@@ -63,7 +51,8 @@ def save(model: nn.Module, path: str | Path) -> None:
     content = to_bytes({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
     modules = {name: {"class": type(m).__name__, **_widths(m)} for name, m in model.named_modules() if _widths(m)}
     card = {"format": "sdap_lite 1", "class": type(model).__name__, "sha256": hashlib.sha256(content).hexdigest(), "modules": modules}
-    card["parameters"] = {name: list(tensor.shape) for name, _, _, tensor in _own_tensors(model)}
+    own = {name: list(tensor.shape) for name, _, _, tensor in _own_tensors(model)}
+    card |= {"parameters": own} if own else {}
     write_atomically(weights, lambda file: Path(file).write_bytes(content))
     write_atomically(recipe, lambda file: Path(file).write_text(json.dumps(card, indent=1) + "\n"))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -25,7 +25,7 @@ class _Answers:
     """What a stand-in answers when it is asked for a number."""
 
     node: fx.Node
-    tracer: Writer
+    tracer: Any
 
     def __getattr__(self, name: str) -> Any:
         return _Attribute(self, name)  # type: ignore[arg-type]
@@ -97,7 +97,7 @@ class Writer(fx.Tracer):
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         value = self.answer(obj.node)
-        return super().iter(obj) if not isinstance(value, (tuple, list)) else iter([obj[i] for i in range(len(value))])
+        return super().iter(obj) if not isinstance(value, (tuple, list)) else iter([cast(Any, obj)[i] for i in range(len(value))])
 
     def number(self, node: fx.Node) -> Any:
         """A node's value, where that is a number.

@@ -50,6 +50,7 @@ def examples() -> dict[str, Callable[[], Figure]]:
         "achieved_rates": lambda: plots.achieved_rates([0.5, 0.75], {"vgg": [0.001, 0.002], "resnet": [0.0, 0.003]}),
         "schedules": lambda: plots.schedules({"cubic": ([0, 0.5, 1], [0, 0.7, 0.75]), "linear": ([0, 1], [0, 0.75])}, 0.75),
         "method_picture": plots.method_picture,
+        "channel_map": lambda: plots.channel_map(graph, {name: torch.ones(len(g), dtype=torch.bool) for name, g in graph.prunable.items()}),
     }
 
 
@@ -115,3 +116,16 @@ def test_baseline_is_dashed_and_named() -> None:
     plots.baseline(axes, 0.5, "dense", vertical=True)
     assert [line.get_linestyle() for line in axes.lines] == ["--", "--"]
     assert {line.get_label() for line in axes.lines} == {"dense"}
+
+
+def test_channel_map_shows_each_group_and_what_may_go() -> None:
+    graph = trace(build("resnet-conv"), EXAMPLE)
+    (axes,) = plots.channel_map(graph).axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == list(graph.groups)
+    free, stays = ([round(bar.get_width()) for bar in container] for container in axes.containers)
+    assert free == [int(graph.removable[g.start : g.stop].sum()) for g in graph.groups.values()]
+    assert [a + b for a, b in zip(free, stays, strict=True)] == [len(g) for g in graph.groups.values()]
+    assert any("output" in text.get_text() for text in axes.texts), "what must stay says why"
+    (short,) = plots.channel_map(graph, most=2).axes
+    assert len(short.get_yticklabels()) == 2
+    assert "of which the first 2 are drawn" in short.get_title()
