@@ -108,9 +108,7 @@ def _label(body: nn.Module, example: Tensor, found: Findings) -> None:
         m.training = False
     with torch.no_grad():
         for i, (graph, asked) in enumerate(graphs):
-            module = fx.GraphModule(body, graph)
-            module.training = False
-            Labeller(module, found, len(example), asked, counting=i == 0).run(example)
+            Labeller(body, graph, found, len(example), asked, counting=i == 0).run(example)
 
 
 def _wiring(graph: fx.Graph) -> list[str]:

@@ -54,19 +54,20 @@ class Labeller(fx.Interpreter):
     """Runs the graph on tensors (of the device ``meta``: shapes only) and on labels side by side.
 
     Args:
-        module: the graph, with the modules that it calls.
+        module: the model.
+        graph: what its code does.
         found: what is known already; added to.
         batch: how many examples the input holds: costs are counted for one.
         asked: names of nodes whose value the code was told: it must not change with the channels.
         counting: whether this run's operations are counted as MACs.
     """
 
-    def __init__(self, module: fx.GraphModule, found: Findings, batch: int, asked: set[str], counting: bool) -> None:
-        super().__init__(module, garbage_collect_values=False)  # sizes may be asked for again
+    def __init__(self, module: nn.Module, graph: fx.Graph, found: Findings, batch: int, asked: set[str], counting: bool) -> None:
+        super().__init__(module, garbage_collect_values=False, graph=graph)  # sizes may be asked for again
         self.extra_traceback = False  # an error's message is the user's to read
         self.found, self.batch, self.asked, self.counting = found, batch, asked, counting
         self.replay = Replay(self.env, found.ties, module)
-        self.node: fx.Node = next(iter(module.graph.nodes))
+        self.node: fx.Node = next(iter(graph.nodes))
 
     def run_node(self, n: fx.Node) -> Any:
         self.node, self.replay.env = n, self.env
@@ -129,6 +130,8 @@ class Labeller(fx.Interpreter):
         """A parameter or buffer with one value a channel has labels of its own: those of what it meets."""
         value = super().get_attr(target, args, kwargs)
         name = str(target)
+        if self.node.users and all(self.layer_of(user) == name.rpartition(".")[0] for user in self.node.users):
+            return value
         self.found.touched.add(name)
         axes = [a for a, size in enumerate(value.shape) if size > 1] if isinstance(value, Tensor) else []
         if len(axes) != 1 or name not in self.found.names:
@@ -198,6 +201,9 @@ class Labeller(fx.Interpreter):
         if target == "expand_as":
             self.elementwise(args, value)
             return Labelled(value, args[0].labels.expand(value.shape))
+        owner = self.layer_of(self.node)
+        if owner is not None and len(inputs) == 1:
+            return self.weighted(owner, self.module.get_submodule(owner), inputs[0], value, own_code=True)
         if elementwise and isinstance(value, Tensor):
             return self.elementwise((*args, *kwargs.values()), value)
         if target in ops.PER_CHANNEL and isinstance(value, Tensor):
@@ -223,6 +229,21 @@ class Labeller(fx.Interpreter):
             return self.reducing(args, kwargs, inputs[0], value)
         return self.unknown((args, kwargs), value)
 
+    def layer_of(self, node: fx.Node) -> str | None:
+        """The module whose layer a node computes, with the module's own weight, bias and groups."""
+        if node.op != "call_function" or node.target not in ops.WEIGHTED:
+            return None
+        named = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation", "groups"), node.args, strict=False)) | node.kwargs
+        weight, bias = named.get("weight"), named.get("bias")
+        if not isinstance(weight, fx.Node) or weight.op != "get_attr" or not str(weight.target).endswith(".weight"):
+            return None
+        owner = str(weight.target).rpartition(".")[0]
+        module: Any = self.module.get_submodule(owner)
+        own_bias = bias.target if isinstance(bias, fx.Node) and bias.op == "get_attr" else bias
+        if not isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)) or own_bias != (None if module.bias is None else f"{owner}.bias"):
+            return None
+        return owner if named.get("groups", 1) == getattr(module, "groups", 1) else None
+
     # What each kind of operation does with labels
 
     def unknown(self, tree: Any, value: Any, reason: str = UNKNOWN) -> Any:
@@ -242,7 +263,7 @@ class Labeller(fx.Interpreter):
     def roots(self, labels: Tensor) -> Tensor:
         return self.found.ties.roots()[compact(labels)].expand(labels.shape)
 
-    def weighted(self, name: str, module: Any, x: Labelled, value: Tensor) -> Any:
+    def weighted(self, name: str, module: Any, x: Labelled, value: Tensor, own_code: bool = False) -> Any:
         """A convolution or a linear layer."""
         axis = value.ndim - 1 if isinstance(module, nn.Linear) else value.ndim - len(module.kernel_size) - 1
         if isinstance(module, nn.Linear) and compact(x.labels).shape[-1] == 1 < x.labels.shape[-1] and bool((x.labels != FIXED).any()):
@@ -250,7 +271,7 @@ class Labeller(fx.Interpreter):
         line = self.line(x, axis)
         if line is None:
             return self.unknown(x, value, MIXED)
-        if type(module).forward not in ops.FORWARDS:
+        if not own_code and type(module).forward not in ops.FORWARDS:
             return self.unknown(x, value, "it computes otherwise than its base class")
         if "weight" not in module._parameters:
             return self.unknown(x, value, "its weight is computed from other tensors")

@@ -74,3 +74,6 @@ ASKING_METHODS = {"size", "dim", "numel", "ndimension", "stride", "is_contiguous
 
 # What a module of these classes does is known, unless its forward was replaced.
 FORWARDS = {c.forward for c in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)}
+
+# The same computed by a subclass's own code: a function of the module's own weight and bias.
+WEIGHTED = _of(F, "conv1d conv2d conv3d linear")

@@ -374,6 +374,93 @@ def test_layer_that_computes_otherwise_stays() -> None:
     assert "second" not in graph.layers
 
 
+class SamePadded(nn.Conv2d):
+    """TensorFlow's padding, which depends on the image's size, in the user's own code."""
+
+    __module__ = "somewhere.else"
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads = [max((-(-size // s) - 1) * s + k - size, 0) for size, s, k in zip(x.shape[-2:], self.stride, self.kernel_size, strict=False)]
+        if any(p > 0 for p in pads):
+            x = F.pad(x, [pads[1] // 2, pads[1] - pads[1] // 2, pads[0] // 2, pads[0] - pads[0] // 2])
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class HalfLinear(nn.Linear):
+    __module__ = "somewhere.else"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, bias=self.bias)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_layer_of_a_subclass_with_the_same_function_is_a_layer(groups: int) -> None:
+    net = nn.Sequential(SamePadded(3, 8, 3), nn.ReLU(), SamePadded(8, 16, 3, stride=2, groups=groups), nn.AdaptiveAvgPool2d(1), nn.Flatten(), HalfLinear(16, 5))
+    net = net.double().eval()
+    graph = trace(net, EXAMPLE)
+    assert {note.reason for note in graph.kept} == {"the network's output"}
+    assert [layer.kind for layer in graph.layers.values()] == ["conv", {1: "conv", 2: "grouped", 8: "depthwise"}[groups], "linear"]
+    kept = some_kept(graph, 0)
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    small = remove_channels(net, graph, kept)
+    with hooked(net, graph, graph.join(kept, True)), torch.no_grad():
+        torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
+
+
+def test_weight_that_code_reads_elsewhere_stays() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.code, self.end = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.end(F.conv_transpose2d(F.relu(self.code(x)), self.code.weight, padding=1))
+
+    graph = trace(Tied(), EXAMPLE)
+    assert not graph.prunable
+    assert any((note.module, note.reason) == ("code", "its weight is used by code of its own") for note in graph.kept)
+
+
+def test_two_layers_with_one_weight_keep_the_same_channels() -> None:
+    class Twins(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.a, self.b, self.fc = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1), nn.Linear(6, 5)
+            self.b.weight = self.a.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.b(F.relu(self.a(self.stem(x)))).mean((2, 3)))
+
+    net = Twins().double()
+    graph = trace(net, EXAMPLE)
+    assert cost(graph) == sum(p.numel() for p in net.parameters())
+    kept = some_kept(graph, 0)
+    small = remove_channels(net, graph, kept)
+    assert small.a.weight is small.b.weight
+    assert cost(graph, kept) == sum(p.numel() for p in small.parameters())
+
+
+def test_code_that_asks_for_the_number_of_channels_keeps_them() -> None:
+    """The branch is taken by the width: with another width it might be the other one."""
+
+    class Branch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            if x.shape[1] == 8 and x.shape[2] > 4:
+                x = -x
+            for _ in range(x.ndim - 3):
+                x = self.b(x)
+            return self.c(x)
+
+    graph = trace(Branch(), EXAMPLE)
+    assert list(graph.prunable) == ["b"]
+    assert any((note.operation, note.reason) == ("eq", "it computes with the number of channels") for note in graph.kept)
+
+
 @pytest.mark.parametrize("add", [lambda x, y: torch.add(x, other=y), lambda x, y: torch.add(input=x, other=y), lambda x, y: x.add(other=y)])
 def test_operands_given_by_name_are_tied(add: Callable[[Tensor, Tensor], Tensor]) -> None:
     class Named(nn.Module):
