@@ -130,7 +130,9 @@ class Labeller(fx.Interpreter):
         """A parameter or buffer with one value a channel has labels of its own: those of what it meets."""
         value = super().get_attr(target, args, kwargs)
         name = str(target)
-        if self.node.users and all(self.layer_of(user) == name.rpartition(".")[0] for user in self.node.users):
+        owner = name.rpartition(".")[0]
+        uses = [self.layer_of(user) == owner or _asks_kernel(user, value) for user in self.node.users]
+        if all(uses) and any(self.layer_of(user) == owner for user in self.node.users):
             return value
         self.found.touched.add(name)
         axes = [a for a, size in enumerate(value.shape) if size > 1] if isinstance(value, Tensor) else []
@@ -452,6 +454,15 @@ class Labeller(fx.Interpreter):
         if not torch.equal(low, high):
             return self.unknown(x, value, MIXES)
         return Labelled(value, condense(low))
+
+
+def _asks_kernel(node: fx.Node, weight: Tensor) -> bool:
+    """Whether a node asks for the shape of a weight, and its users for the kernel's size only."""
+    if (node.op, node.target) != ("call_method", "size") and not (node.target is getattr and node.args[1] == "shape"):
+        return False
+    axes = weight.ndim - 2
+    allowed: list[Any] = [*range(2, weight.ndim), *range(-axes, 0), slice(2, None, None), slice(-axes, None, None)]
+    return len(node.args) < 3 and all(user.target is operator.getitem and user.args[1] in allowed for user in node.users)
 
 
 def _constant(value: Tensor) -> Labelled:

@@ -380,7 +380,7 @@ class SamePadded(nn.Conv2d):
     __module__ = "somewhere.else"
 
     def forward(self, x: Tensor) -> Tensor:
-        pads = [max((-(-size // s) - 1) * s + k - size, 0) for size, s, k in zip(x.shape[-2:], self.stride, self.kernel_size, strict=False)]
+        pads = [max((-(-size // s) - 1) * s + k - size, 0) for size, s, k in zip(x.shape[-2:], self.stride, self.weight.size()[-2:], strict=False)]
         if any(p > 0 for p in pads):
             x = F.pad(x, [pads[1] // 2, pads[1] - pads[1] // 2, pads[0] // 2, pads[0] - pads[0] // 2])
         return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
