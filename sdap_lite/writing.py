@@ -77,6 +77,7 @@ class Writer(fx.Tracer):
         self.example = example
         self.asked: set[str] = set()
         self.values: dict[fx.Node, Any] = {}
+        self.paths: dict[int, str] = {}
         self.answering = False  # while the tracer itself runs modules, nothing is written down
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -86,7 +87,18 @@ class Writer(fx.Tracer):
         return forward(*args, **kwargs) if self.answering else super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        return attr_val if self.answering else super().getattr(attr, attr_val, parameter_proxy_cache)
+        """Parameters and buffers by name; the base class looks through all of them at each access."""
+        if self.answering or not isinstance(attr_val, Tensor):
+            return attr_val
+        if not self.paths:
+            named = [*self.root.named_parameters(), *self.root.named_buffers()]
+            self.paths = {id(tensor): name for name, tensor in named}
+        name = self.paths.get(id(attr_val))
+        if name is None:
+            return attr_val
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
