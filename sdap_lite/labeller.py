@@ -149,8 +149,11 @@ class Labeller(fx.Interpreter):
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         module = self.fetch_attr(target)
-        value = module(*_unwrap(args, "value"), **_unwrap(kwargs, "value"))
         inputs = _labelled((args, kwargs))
+        if len(args) == 1 and len(inputs) == 1 and _keeps_shape(module, inputs[0].value):
+            value: Any = inputs[0].value
+        else:
+            value = module(*_unwrap(args, "value"), **_unwrap(kwargs, "value"))
         if len(inputs) != 1 or not isinstance(value, Tensor):
             return self.unknown((args, kwargs), value)
         x, name = inputs[0], str(target)
@@ -454,6 +457,13 @@ class Labeller(fx.Interpreter):
         if not torch.equal(low, high):
             return self.unknown(x, value, MIXES)
         return Labelled(value, condense(low))
+
+
+def _keeps_shape(module: nn.Module, x: Tensor) -> bool:
+    """Whether a module need not be run, for shapes alone: a norm is slow on the device ``meta``."""
+    if isinstance(module, ops.NORM_MODULES):
+        return x.is_meta and x.ndim > 2 and x.shape[1] == module.num_features
+    return x.is_meta and isinstance(module, ops.ELEMENTWISE_MODULES)
 
 
 def _asks_kernel(node: fx.Node, weight: Tensor) -> bool:
