@@ -53,6 +53,7 @@ def prune(
     rate: Annotated[float, typer.Option(help="The share that goes, 0 to below 1.")] = 0.75,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 30,
     unit: Annotated[str, typer.Option(help="What the rate counts: params, macs or channels.")] = "params",
+    round_to: Annotated[int, typer.Option(help="Each group of channels keeps a multiple of this many, such as 8.")] = 1,
     out: Annotated[Path, typer.Option(help="Where the pruned network goes: OUT.safetensors and OUT.json.")] = Path("pruned"),
     pretrained: Annotated[str | None, typer.Option(help="Shipped weights to start from; default: those of the data set, where there are any.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Or a file of yours: a state_dict, .safetensors or .pt.")] = None,
@@ -75,7 +76,7 @@ def prune(
     elif pretrained is None:
         typer.echo("note: no weights were named, so a network that was never trained is pruned")
     try:
-        result = run_prune(model, images, rate, epochs=epochs, unit=unit, lr=lr, seed=seed, checkpoint=checkpoint, resume=resume)
+        result = run_prune(model, images, rate, epochs=epochs, unit=unit, round_to=round_to, lr=lr, seed=seed, checkpoint=checkpoint, resume=resume)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     saving.save(result.model, out)

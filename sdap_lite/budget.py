@@ -6,6 +6,7 @@ Chapter 3 explains it. The rate is the removed share of a unit: parameters, MACs
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -55,7 +56,14 @@ def schedule(progress: float, rate: float, ramp: float) -> float:
 
 
 def threshold(
-    graph: ChannelGraph, scores: dict[str, Tensor], rate: float, *, unit: str = "params", cost_power: float = 0.5, fill: bool = True
+    graph: ChannelGraph,
+    scores: dict[str, Tensor],
+    rate: float,
+    *,
+    unit: str = "params",
+    cost_power: float = 0.5,
+    fill: bool = True,
+    round_to: int = 1,
 ) -> dict[str, Tensor]:
     """Keeps the channels of the highest scores, as many as the budget allows.
 
@@ -71,14 +79,21 @@ def threshold(
             channels as they are, 1 per unit of cost; the square root lies between.
         fill: whether channels below the threshold that still fit are kept too, so that the
             achieved rate comes nearer to the one asked for.
+        round_to: each group keeps a multiple of this many channels (grouped convolutions: in each
+            part), so that layers have widths that hardware likes. Counts are rounded down before
+            the cost is counted; only a group that is smaller, or in which more must stay than the
+            largest multiple, keeps all.
 
     Returns:
-        For each prunable group a bool tensor; its cost is at most ``(1 - rate)`` of the whole.
+        For each prunable group a bool tensor; its cost is at most ``(1 - rate)`` of the whole,
+        with ``round_to`` too.
 
     Raises:
-        ValueError: the rate is no number from 0 to below 1, or more than can go; a score is NaN.
+        ValueError: the rate is no number from 0 to below 1, or more than can go; a score is NaN;
+            ``round_to`` is no whole number from 1 on.
     """
     check_rate(rate)
+    check_round_to(round_to)
     counter = _Counter(graph, unit)
     flat = graph.join(scores, 0.0).detach().cpu().double()
     if not bool(torch.isfinite(flat).all()):
@@ -87,35 +102,42 @@ def threshold(
     if cost_power:
         flat = _divide(flat, counter.marginal(whole).clamp(min=1) ** cost_power)
     must = _protected(graph, flat)
+    down = _rounder(graph, flat, must, round_to)
     target = math.floor((1 - rate) * counter.cost(whole) + 1e-9)
-    if counter.cost(must) > target:  # the best channels of all layers cost too much: the cheapest, then
+    if counter.cost(down(must)) > target:  # the best channels of all layers cost too much: the cheapest, then
         must = _protected(graph, -counter.marginal(whole))
-    if counter.cost(must) > target:
-        raise ValueError(f"rate must be at most {largest_rate(graph, unit):.4f} here, where every layer keeps one channel and what must stay, got {rate}")
+        down = _rounder(graph, flat, must, round_to)
+    if counter.cost(down(must)) > target:
+        most = f"{largest_rate(graph, unit, round_to):.4f}"
+        raise ValueError(f"rate must be at most {most} here, where every layer keeps {_least(round_to)} and what must stay, got {rate}")
     order = torch.argsort(flat, descending=True, stable=True)
     order = order[~must[order]]
 
     def first(k: int) -> Tensor:
         kept = must.clone()
         kept[order[:k]] = True
-        return kept
+        return down(kept)
 
     low, high = 0, len(order)
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if counter.cost(first(middle)) <= target else (low, middle - 1)
     kept = first(low)
-    for channel in order[low + 1 : low + 65] if fill else ():
+    if fill and round_to > 1:
+        _fill_blocks(graph, counter, kept, order, target, round_to)
+    for channel in order[low + 1 : low + 65] if fill and round_to == 1 else ():
         kept[channel] = True
         if counter.cost(kept) > target:
             kept[channel] = False
     return graph.split(kept)
 
 
-def largest_rate(graph: ChannelGraph, unit: str = "params") -> float:
-    """The largest rate that can be asked for: every layer keeps one channel, and what must stay."""
+def largest_rate(graph: ChannelGraph, unit: str = "params", round_to: int = 1) -> float:
+    """The largest rate that can be asked for: every layer keeps one channel (or ``round_to``), and what must stay."""
     counter = _Counter(graph, unit)
-    least = counter.cost(_protected(graph, -counter.marginal(torch.ones(len(graph), dtype=torch.bool))))
+    cheapness = -counter.marginal(torch.ones(len(graph), dtype=torch.bool))
+    must = _protected(graph, cheapness)
+    least = counter.cost(_rounder(graph, cheapness, must, round_to)(must))
     return math.floor((1 - least / counter.cost(torch.ones(len(graph), dtype=torch.bool))) * 1e4) / 1e4
 
 
@@ -123,6 +145,12 @@ def check_rate(rate: float) -> None:
     """Raises ValueError unless ``rate`` is a share that can be removed."""
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
         raise ValueError(f"rate must be the share that is removed, a number from 0 to below 1, got {rate!r}")
+
+
+def check_round_to(round_to: int) -> None:
+    """Raises ValueError unless ``round_to`` is a count that widths can be multiples of."""
+    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
+        raise ValueError(f"round_to must be a whole number from 1 on, got {round_to!r}")
 
 
 @dataclass(frozen=True)
@@ -190,6 +218,47 @@ def _protected(graph: ChannelGraph, scores: Tensor) -> Tensor:
             if not bool(must[line].any()):
                 must[line[scores[line].argmax()]] = True
     return must
+
+
+def _least(round_to: int) -> str:
+    return "one channel" if round_to == 1 else f"{round_to} channels"
+
+
+def _rounder(graph: ChannelGraph, scores: Tensor, must: Tensor, round_to: int) -> Callable[[Tensor], Tensor]:
+    """A function that rounds each group's kept channels down to a multiple: those that must stay first, then by score."""
+    groups = []
+    for group in graph.prunable.values() if round_to > 1 else ():
+        line = torch.arange(group.start, group.stop)
+        line = line[torch.argsort(scores[line], descending=True, stable=True)]
+        line = line[torch.argsort(must[line].int(), descending=True, stable=True)]
+        least = -(-max(1, int(must[line].sum())) // round_to) * round_to
+        groups.append((line, min(least, len(line))))
+
+    def down(kept: Tensor) -> Tensor:
+        kept = kept.clone()
+        for line, least in groups:
+            count = max(least, int(kept[line].sum()) // round_to * round_to)
+            kept[line[:count]], kept[line[count:]] = True, False
+        return kept
+
+    return down
+
+
+def _fill_blocks(graph: ChannelGraph, counter: _Counter, kept: Tensor, order: Tensor, target: int, round_to: int) -> None:
+    """Keeps further blocks of ``round_to`` channels of a group while one fits, those of the best score first."""
+    rank = torch.full((len(graph),), len(graph))
+    rank[order] = torch.arange(len(order))
+    lines = []
+    for group in graph.prunable.values():
+        line = torch.arange(group.start, group.stop)
+        line = line[~kept[line]]
+        line = line[torch.argsort(rank[line])]
+        if int(kept[group.start : group.stop].sum()) % round_to == 0:
+            lines += [block for block in line.split(round_to) if len(block) == round_to]
+    for block in sorted(lines, key=lambda block: int(rank[block].min())):
+        kept[block] = True  # blocks of a group come in order, so one that fits after one that did not is a block all the same
+        if counter.cost(kept) > target:
+            kept[block] = False
 
 
 class _Counter:

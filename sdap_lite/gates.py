@@ -128,7 +128,7 @@ class _Masked(nn.Module):
         # In a tuple, so that the gates are no submodule: an optimizer made later must not find the scores.
         self.gates = (gates,)
         self.columns = layer.columns.to(gates.flat.device)
-        self.axis = 0 if layer.kind == "transposed" else 1
+        self.axis = 0 if layer.transposed else 1
 
     def forward(self, weight: Tensor) -> Tensor:
         mask = self.gates[0].mask[self.columns].to(weight.dtype)
@@ -272,20 +272,22 @@ def check_model(model: nn.Module, graph: ChannelGraph) -> dict[str, nn.Module]:
     """
     modules = dict(model.named_modules())
     for name, layer in graph.layers.items():
-        if name not in modules:
-            raise ValueError(f"the graph must be this model's, but the model has no module {name!r}: trace it again")
-        if parametrize.is_parametrized(modules[name], "weight"):
-            raise RuntimeError(f"the model must have no gates or other parametrizations, but {name!r} has: detach() them first")
-        found = _widths(modules[name], layer.kind)
+        owner = layer.module
+        if owner not in modules:
+            raise ValueError(f"the graph must be this model's, but the model has no module {owner!r}: trace it again")
+        if parametrize.is_parametrized(modules[owner], "weight"):
+            raise RuntimeError(f"the model must have no gates or other parametrizations, but {owner!r} has: detach() them first")
+        found = _widths(modules[owner], layer)
         if found not in (None, (len(layer.inputs), len(layer.outputs))):
             traced = (len(layer.inputs), len(layer.outputs))
             raise ValueError(f"the graph must be this model's, but {name!r} has {found} channels in and out, traced were {traced}: trace it again")
     return modules
 
 
-def _widths(module: Any, kind: str) -> tuple[int, int] | None:
-    if kind == "linear":
+def _widths(module: Any, layer: Layer) -> tuple[int, int] | None:
+    if layer.kind == "linear":
         return module.in_features, module.out_features
-    if kind == "norm":
-        return module.num_features, module.num_features
-    return None if kind == "pad" else (module.in_channels, module.out_channels)
+    if layer.kind in ("norm", "parameter"):
+        tensor = getattr(module, layer.name.rpartition(".")[2], None) if layer.kind == "parameter" else getattr(module, "weight", None)
+        return None if tensor is None else (tensor.numel(),) * 2
+    return None if layer.kind == "pad" else (module.in_channels, module.out_channels)

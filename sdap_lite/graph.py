@@ -13,11 +13,11 @@ __all__ = ["ChannelGraph", "Group", "Kept", "Layer"]
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A module whose tensors have one slice for each channel.
+    """A module whose tensors have one slice for each channel; or a parameter or buffer that has.
 
     Attributes:
-        name: the module's path, such as ``"layer1.0.conv1"``.
-        kind: ``conv``, ``transposed``, ``grouped``, ``depthwise``, ``linear``, ``norm`` or ``pad``.
+        name: the module's path, such as ``"layer1.0.conv1"``, or the parameter's.
+        kind: ``conv``, ``transposed``, ``grouped``, ``depthwise``, ``linear``, ``norm``, ``pad`` or ``parameter``.
         inputs: int64, the channel that each input column reads.
         outputs: int64, the channel that each output row gives.
         pair_params: parameters for each pair of one input and one output channel.
@@ -25,6 +25,7 @@ class Layer:
         pair_macs: the same in MACs, for one example.
         out_macs: the same in MACs, for one example.
         parts: 1, or the ``groups`` of a grouped convolution, which each keep the same count.
+        transposed: whether the weight's first axis is that of the inputs.
     """
 
     name: str
@@ -36,6 +37,12 @@ class Layer:
     pair_macs: float = 0
     out_macs: int = 0
     parts: int = 1
+    transposed: bool = False
+
+    @property
+    def module(self) -> str:
+        """The path of the module that it is, or that it belongs to."""
+        return self.name.rpartition(".")[0] if self.kind == "parameter" else self.name
 
     @property
     def mixes(self) -> bool:
@@ -45,7 +52,25 @@ class Layer:
     @property
     def columns(self) -> Tensor:
         """The channel of each column of the weight; the parts of a grouped convolution share them."""
-        return self.inputs[: len(self.inputs) // self.parts]
+        return self.inputs if self.transposed else self.inputs[: len(self.inputs) // self.parts]
+
+    def slices(self, key: str, shape: tuple[int, ...], kept: Tensor) -> dict[int, Tensor]:
+        """Which positions of which axes of a tensor stay.
+
+        Args:
+            key: the tensor's name in its module.
+            shape: the tensor's.
+            kept: bool, for each channel of the graph.
+        """
+        rows, columns = (kept[line].nonzero().flatten() for line in (self.outputs, self.columns))
+        if self.kind == "parameter":
+            return {shape.index(len(self.outputs)): rows}
+        if key == "weight" and self.transposed:
+            one = self.outputs[: len(self.outputs) // self.parts]
+            return {0: columns} if self.kind == "depthwise" else {0: columns, 1: kept[one].nonzero().flatten()}
+        if key == "weight" and self.mixes:
+            return {0: rows, 1: columns}
+        return {} if key == "num_batches_tracked" or self.kind == "pad" else {0: rows}
 
 
 @dataclass(frozen=True)
@@ -132,4 +157,11 @@ class ChannelGraph:
             free = int(self.removable[group.start : group.stop].sum())
             others = f"{group.layers[0]} and {len(group.layers) - 1} more" if len(group.layers) > 1 else group.layers[0]
             lines.append(f"{name:{width}}  {len(group):8d}  {free:6d}  {others}")
-        return "\n".join([*lines, *(f"  {note}" for note in self.kept)])
+        return "\n".join([*lines, *(f"  {note}" for note in self._notes())])
+
+    def _notes(self) -> list[str]:
+        """The reasons; one that holds at many places for the same channels is told once."""
+        places: dict[tuple[object, ...], list[Kept]] = {}
+        for note in self.kept:
+            places.setdefault((note.operation, note.reason, tuple(note.channels.tolist())), []).append(note)
+        return [str(first) + (f" ({len(rest)} more of these)" if rest else "") for first, *rest in places.values()]

@@ -1,6 +1,6 @@
 """The operations that the tracer knows, by what they do with channels. Tables, nothing else.
 
-An operation that stands in none of them keeps its channels (:mod:`sdap_lite.channels`).
+An operation that stands in none of them keeps its channels (:mod:`sdap_lite.labeller`).
 """
 
 from __future__ import annotations
@@ -18,42 +18,62 @@ def _of(home: object, names: str) -> set[Any]:
 
 
 _POOLS = " ".join(f"{kind}Pool{d}d" for kind in ("Max", "Avg", "AdaptiveAvg", "AdaptiveMax") for d in (1, 2, 3))
+_PADS = " ".join(f"{kind}Pad{d}d" for kind in ("Zero", "Constant", "Reflection", "Replication", "Circular") for d in (1, 2, 3))
 
 # Each value on its own, or values at the same place together.
 _ACTIVATIONS = """
-    Threshold ReLU ReLU6 LeakyReLU ELU CELU SELU GELU SiLU Mish Hardswish Hardsigmoid Hardtanh Sigmoid Tanh
-    Softplus Softsign LogSigmoid Identity Dropout Dropout1d Dropout2d Dropout3d AlphaDropout
+    Threshold ReLU ReLU6 RReLU LeakyReLU ELU CELU SELU GELU SiLU Mish Hardswish Hardsigmoid Hardtanh Hardshrink Softshrink Tanhshrink
+    Sigmoid Tanh Softplus Softsign LogSigmoid Identity Dropout Dropout1d Dropout2d Dropout3d AlphaDropout FeatureAlphaDropout
 """
 _FUNCTIONS = """
-    relu relu6 leaky_relu elu selu gelu silu mish hardswish hardsigmoid hardtanh sigmoid tanh softplus
-    dropout dropout2d
+    threshold relu relu_ relu6 rrelu leaky_relu leaky_relu_ elu elu_ celu selu gelu silu mish hardswish hardsigmoid hardtanh hardtanh_
+    hardshrink softshrink tanhshrink sigmoid tanh softplus softsign logsigmoid
+    dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout
+"""
+_MATHS = """
+    abs add clamp clip clone cos div eq erf exp expm1 floor ge gt le log log1p lt maximum minimum mul ne neg pow reciprocal relu round rsqrt
+    sigmoid sign sin sqrt square sub tanh where zeros_like ones_like
 """
 ELEMENTWISE_MODULES = tuple(_of(nn, _ACTIVATIONS))
-ELEMENTWISE = _of(F, _FUNCTIONS)
-ELEMENTWISE |= _of(torch, "relu sigmoid tanh exp abs sqrt clamp add sub mul div maximum minimum pow")
-ELEMENTWISE |= _of(operator, "neg add sub mul truediv pow iadd imul isub")
-ELEMENTWISE_METHODS = set(
-    """
-    relu relu_ sigmoid sigmoid_ tanh clamp exp abs sqrt add add_ sub mul mul_ div neg pow
-    contiguous clone detach float double half to
-    """.split()
-)
+ELEMENTWISE = _of(F, _FUNCTIONS) | _of(torch, _MATHS) | _of(torch, "sigmoid_ tanh_ true_divide multiply subtract divide")
+ELEMENTWISE |= _of(operator, "neg add sub mul truediv pow iadd imul isub itruediv abs gt lt ge le eq ne")
+ELEMENTWISE_METHODS = {
+    *_MATHS.replace("zeros_like ones_like", "").split(),
+    *"relu_ sigmoid_ tanh_ add_ sub_ mul_ div_ clamp_ exp_ neg_ contiguous detach float double half bfloat16 to type type_as".split(),
+}
+FIRST_ONLY = {"to", "type_as"}  # a second tensor gives its type, and no channel
+# Functions of other packages, by the names that torch.fx writes down; the packages need not be there.
+ELEMENTWISE_NAMES = {("torchvision.ops.stochastic_depth", "stochastic_depth")}
 
 # Each channel's image on its own.
-PER_CHANNEL_MODULES = tuple(_of(nn, f"{_POOLS} LPPool2d Upsample UpsamplingNearest2d UpsamplingBilinear2d ZeroPad2d ReflectionPad2d ReplicationPad2d"))
-PER_CHANNEL = _of(F, "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d interpolate") | {torch.max_pool2d}
-NORM_MODULES = tuple(_of(nn, "BatchNorm1d BatchNorm2d BatchNorm3d InstanceNorm1d InstanceNorm2d InstanceNorm3d"))
+PER_CHANNEL_MODULES = tuple(_of(nn, f"{_POOLS} {_PADS} LPPool1d LPPool2d Upsample UpsamplingNearest2d UpsamplingBilinear2d"))
+_POOL_FUNCTIONS = " ".join(f"{kind}_pool{d}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for d in (1, 2, 3))
+PER_CHANNEL = _of(F, f"{_POOL_FUNCTIONS} lp_pool1d lp_pool2d interpolate upsample") | _of(torch, "max_pool1d max_pool2d max_pool3d")
+
+NORM_MODULES = tuple(_of(nn, "BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm InstanceNorm1d InstanceNorm2d InstanceNorm3d"))
+NORMS = _of(F, "batch_norm instance_norm prelu") | {torch.prelu}  # with one parameter a channel
+
+# Values along some axes together, of which the arguments speak: shape stays.
+ALONG = _of(F, "softmax log_softmax softmin normalize") | _of(torch, "softmax log_softmax cumsum")
+ALONG_METHODS = {"softmax", "log_softmax", "cumsum"}
 
 # Values change their place only: done to the labels as to the values.
 MOVING_MODULES = tuple(_of(nn, "Flatten PixelShuffle PixelUnshuffle ChannelShuffle Unflatten"))
-MOVING = _of(torch, "flatten reshape permute transpose squeeze unsqueeze chunk split stack roll flip")
-MOVING |= _of(F, "pad pixel_shuffle pixel_unshuffle") | {operator.getitem}
-MOVING_METHODS = set("flatten reshape view permute transpose squeeze unsqueeze chunk split expand repeat roll flip".split())
-JOINING = {torch.cat, torch.concat}
+_MOVES = "flatten reshape permute transpose swapaxes movedim squeeze unsqueeze chunk split tensor_split narrow select roll flip unbind"
+MOVING = _of(torch, f"{_MOVES} channel_shuffle pixel_shuffle pixel_unshuffle broadcast_to tile")
+MOVING |= _of(F, "pad pixel_shuffle pixel_unshuffle channel_shuffle") | {operator.getitem}
+MOVING_METHODS = {*_MOVES.split(), *"view expand repeat unflatten view_as reshape_as broadcast_to tile repeat_interleave".split()}
+JOINING = {torch.cat, torch.concat, torch.concatenate}
 
 # Some axes vanish.
-REDUCING = _of(torch, "mean sum amax amin")
-REDUCING_METHODS = {"mean", "sum", "amax", "amin"}
+REDUCING = _of(torch, "mean sum amax amin var std logsumexp")
+REDUCING_METHODS = {"mean", "sum", "amax", "amin", "var", "std", "logsumexp"}
+
+# Numbers and not tensors.
+ASKING_METHODS = {"size", "dim", "numel", "ndimension", "stride", "is_contiguous", "element_size", "nelement"}
 
 # What a module of these classes does is known, unless its forward was replaced.
 FORWARDS = {c.forward for c in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)}
+
+# The same computed by a subclass's own code: a function of the module's own weight and bias.
+WEIGHTED = _of(F, "conv1d conv2d conv3d linear")

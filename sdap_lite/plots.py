@@ -15,6 +15,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -726,8 +727,47 @@ def drift(distances: dict[str, Sequence[float]], travelled: Sequence[float], not
         axis.plot(steps, [max(v, 1e-17) for v in values], marker=MARKERS[i], color=PALETTE[i], label=name)
     axis.plot(steps, travelled, color=BASELINE, linestyle="--", linewidth=1.2, label="distance travelled by the masked network")
     axis.set_yscale("log")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("steps after surgery")
     axis.set_ylabel("distance of the weights")
     figure.legend(*axis.get_legend_handles_labels(), fontsize="small", ncols=2, loc="outside upper center")
     return footnote(figure, note)
+
+
+# Chapter 7
+
+
+def channel_map(graph: ChannelGraph, kept: dict[str, Tensor] | None = None, *, most: int = 60) -> Figure:
+    """A picture of a network: a bar for each group of channels, and how much of each may go.
+
+    The whole bar is the group's width; its coloured part may go, its hatched part must stay. Beside
+    it stands which operation wants that, and how many layers the group ties.
+
+    Args:
+        graph: what ``trace`` found.
+        kept: a bool tensor for each prunable group: marks how many stay; default: no marks.
+        most: how many groups are drawn, the first ones; the title says how many there are.
+    """
+    groups = list(graph.groups.values())[:most]
+    figure, (axis,) = new_figure(height=1.2 + 0.2 * max(4, len(groups)))
+    free = [int(graph.removable[g.start : g.stop].sum()) for g in groups]
+    places = range(len(groups))
+    axis.barh(places, free, color=PALETTE[0], label="may go")
+    stays = [len(g) - f for g, f in zip(groups, free, strict=True)]
+    axis.barh(places, stays, left=free, color="0.85", edgecolor=BASELINE, hatch="///", linewidth=0.5, label="must stay")
+    for place, group in enumerate(groups):
+        reasons = {n.operation for n in graph.kept if bool(((n.channels >= group.start) & (n.channels < group.stop)).any())}
+        ties = f"{len(group.layers)} layers" if len(group.layers) > 1 else ""
+        axis.text(len(group), place, "  " + ", ".join([*([ties] if ties else []), *sorted(reasons)]), va="center", fontsize=6, color=BASELINE)
+    if kept is not None:
+        marks = [(int(kept[g.name].sum()), place) for place, g in enumerate(groups) if g.name in kept]
+        axis.scatter([x for x, _ in marks], [y for _, y in marks], marker="|", s=40, color=PALETTE[1], zorder=3, label="kept")
+    axis.set_yticks(places, [g.name for g in groups], fontsize=6)
+    axis.set_xlim(0, 1.25 * max([1, *(len(g) for g in groups)]))
+    axis.invert_yaxis()
+    axis.set_xlabel("channels")
+    axis.set_ylabel("group, by the first layer that gives it")
+    more = "" if len(groups) == len(graph.groups) else f", of which the first {len(groups)} are drawn"
+    axis.set_title(f"{len(graph.groups)} groups{more}", fontsize="small")
+    axis.legend(fontsize="x-small", loc="lower right")
+    return figure

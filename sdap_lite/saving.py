@@ -20,7 +20,7 @@ from .checkpoint import write_atomically
 
 __all__ = ["export_onnx", "load", "save"]
 
-WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "before", "after")
+WIDTHS = tuple("in_channels out_channels groups in_features out_features num_features num_groups num_channels num_parameters before after".split())
 
 
 def save(model: nn.Module, path: str | Path) -> None:
@@ -51,6 +51,8 @@ def save(model: nn.Module, path: str | Path) -> None:
     content = to_bytes({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
     modules = {name: {"class": type(m).__name__, **_widths(m)} for name, m in model.named_modules() if _widths(m)}
     card = {"format": "sdap_lite 1", "class": type(model).__name__, "sha256": hashlib.sha256(content).hexdigest(), "modules": modules}
+    own = {name: list(tensor.shape) for name, _, _, tensor in _own_tensors(model)}
+    card |= {"parameters": own} if own else {}
     write_atomically(weights, lambda file: Path(file).write_bytes(content))
     write_atomically(recipe, lambda file: Path(file).write_text(json.dumps(card, indent=1) + "\n"))
 
@@ -80,6 +82,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     if modules.keys() != card["modules"].keys():
         raise ValueError(f"{recipe} must name the model's layers, but these differ: {sorted(modules.keys() ^ card['modules'].keys())[:5]}")
     wrong = [key for name, module in modules.items() for key in _resize(name, module, card["modules"][name], state)]
+    wrong += _resize_own(model, card.get("parameters", {}), state)
     own = model.state_dict()
     wrong = wrong or sorted(own.keys() ^ state.keys()) or [k for k in own if own[k].shape != state[k].shape]
     if wrong:
@@ -140,6 +143,31 @@ def _widths(module: nn.Module) -> dict[str, int]:
     return {key: getattr(module, key) for key in WIDTHS if type(getattr(module, key, None)) is int}
 
 
+def _own_tensors(model: nn.Module) -> list[tuple[str, nn.Module, str, Tensor]]:
+    """Parameters and buffers of modules that have no widths, such as a layer scale: path, module, name, tensor."""
+    found = []
+    for path, module in model.named_modules():
+        if not _widths(module):
+            tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+            found += [(f"{path}.{key}".lstrip("."), module, key, tensor) for key, tensor in tensors]
+    return found
+
+
+def _resize_own(model: nn.Module, shapes: dict[str, Any], state: dict[str, Tensor]) -> list[str]:
+    """Gives them the recipe's shapes, where the state has the same; returns those where it has not."""
+    wrong = []
+    for path, module, key, old in _own_tensors(model):
+        shape = shapes.get(path, list(old.shape))
+        if path not in state:
+            continue  # a buffer that is not saved
+        if list(state[path].shape) != shape or len(shape) != old.ndim:
+            wrong.append(path)
+        elif shape != list(old.shape):
+            new = torch.zeros(shape, dtype=old.dtype, device=old.device)
+            setattr(module, key, nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new)
+    return wrong
+
+
 def _read_recipe(path: Path) -> dict[str, Any]:
     try:
         card = json.loads(path.read_text())
@@ -183,7 +211,8 @@ def _resize(name: str, module: Any, wanted: dict[str, Any], state: dict[str, Ten
         ends = (module.out_features, module.in_features) if isinstance(module, nn.Linear) else _ends(name, module)
         shapes = {"weight": (*ends, *module.weight.shape[2:]), "bias": (wanted.get("out_channels", wanted.get("out_features")),)}
     else:
-        shapes = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (wanted.get("num_features"),))
+        width = wanted.get("num_features", wanted.get("num_channels", wanted.get("num_parameters")))
+        shapes = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (width,))
     wrong = []
     for key, shape in shapes.items():
         old, path = getattr(module, key, None), f"{name}.{key}"

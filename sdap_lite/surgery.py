@@ -50,12 +50,14 @@ def remove_channels(model: nn.Module, graph: ChannelGraph, kept: dict[str, Tenso
     """
     check_model(model, graph)
     flat = _check_kept(graph, kept)
-    small = copy.deepcopy(model)
-    modules = dict(small.named_modules())
-    for name, layer in graph.layers.items():
-        _resize(modules[name], layer, flat)
-        for key, tensor in [*modules[name].named_parameters(recurse=False), *modules[name].named_buffers(recurse=False)]:
-            _replace(modules[name], key, _cut(tensor, _slices(layer, key, flat)))
+    # Tensors to cut are given to deepcopy as copied already: the copy never holds more than the small model.
+    memo: dict[int, Any] = {}
+    for layer in graph.layers.values():
+        for key, tensor in _tensors(model, layer):
+            memo.setdefault(id(tensor), _like(tensor, _cut(tensor, layer.slices(key, tensor.shape, flat))))
+    small = copy.deepcopy(model, memo)
+    for layer in graph.layers.values():
+        _resize(small.get_submodule(layer.module), layer, flat)
     if check:
         _compare(model, small, graph, flat)
     return small
@@ -64,7 +66,14 @@ def remove_channels(model: nn.Module, graph: ChannelGraph, kept: dict[str, Tenso
 def masked(model: nn.Module, graph: ChannelGraph, kept: dict[str, Tensor]) -> nn.Module:
     """A copy of the model in which every consumer's columns of the channels that go are zero."""
     check_model(model, graph)
-    return _masked(model, graph, _check_kept(graph, kept))
+    flat = _check_kept(graph, kept)
+    memo: dict[int, Any] = {}
+    for layer in graph.layers.values():
+        if layer.mixes:
+            weight = model.get_parameter(f"{layer.name}.weight")
+            gone = (~flat[layer.columns]).nonzero().flatten().to(weight.device)
+            memo.setdefault(id(weight), _like(weight, weight.detach().clone().index_fill_(0 if layer.transposed else 1, gone, 0)))
+    return copy.deepcopy(model, memo)
 
 
 def slice_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, small: nn.Module, graph: ChannelGraph, kept: dict[str, Tensor]) -> None:
@@ -94,8 +103,8 @@ def slice_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, small: n
     for group in optimizer.param_groups:
         for i, old in enumerate(group["params"]):
             module, _, key = names[old].rpartition(".")
-            layer = graph.layers.get(module)
-            slices = _slices(layer, key, flat) if layer else {}
+            layer = graph.layers.get(module) or graph.layers.get(names[old])
+            slices = layer.slices(key, old.shape, flat) if layer else {}
             group["params"][i] = new = targets[names[old]]
             if old in state:
                 optimizer.state[new] = {k: _cut(v, slices) if isinstance(v, Tensor) and v.shape == old.shape else v for k, v in state[old].items()}
@@ -120,27 +129,27 @@ def _check_kept(graph: ChannelGraph, kept: dict[str, Tensor]) -> Tensor:
     return flat
 
 
-def _slices(layer: Layer, key: str, flat: Tensor) -> dict[int, Tensor]:
-    """Which positions of which axes of a layer's parameter or buffer stay."""
-    rows = flat[layer.outputs].nonzero().flatten()
-    if key == "weight" and layer.mixes:
-        columns = flat[layer.columns].nonzero().flatten()
-        return {0: columns, 1: rows} if layer.kind == "transposed" else {0: rows, 1: columns}
-    return {} if key == "num_batches_tracked" or layer.kind == "pad" else {0: rows}
+def _tensors(model: nn.Module, layer: Layer) -> list[tuple[str, Tensor]]:
+    """A layer's parameters and buffers, by their names in the module."""
+    module = model.get_submodule(layer.module)
+    if layer.kind == "parameter":
+        key = layer.name.rpartition(".")[2]
+        return [(key, getattr(module, key))]
+    return [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
 
 
 def _cut(tensor: Tensor, slices: dict[int, Tensor]) -> Tensor:
-    tensor = tensor.detach()
+    """A new tensor with the given positions of some axes."""
+    new = tensor.detach()
     for axis, index in slices.items():
-        tensor = tensor.index_select(axis, index.to(tensor.device))
-    return tensor.clone()
+        if len(index) < new.shape[axis]:
+            new = new.index_select(axis, index.to(new.device))
+    return new.clone() if new.data_ptr() == tensor.data_ptr() else new
 
 
-def _replace(module: nn.Module, key: str, tensor: Tensor) -> None:
-    old = getattr(module, key)
-    if isinstance(old, nn.Parameter):
-        tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
-    setattr(module, key, tensor)
+def _like(old: Tensor, new: Tensor) -> Tensor:
+    """A parameter, if the old tensor is one, and trained if that is."""
+    return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
 def _resize(module: Any, layer: Layer, flat: Tensor) -> None:
@@ -151,49 +160,42 @@ def _resize(module: Any, layer: Layer, flat: Tensor) -> None:
         module.before, module.after = int(kept[: module.before].sum()), int(kept[len(kept) - module.after :].sum())
     elif layer.kind == "linear":
         module.in_features, module.out_features = inputs, outputs
-    elif layer.kind == "norm":
-        module.num_features = outputs
+    elif layer.kind in ("norm", "parameter"):
+        if isinstance(module, nn.GroupNorm):
+            module.num_groups = module.num_groups * outputs // module.num_channels
+        for key in ("num_features", "num_channels", "num_parameters"):
+            if getattr(module, key, None) == len(layer.outputs):
+                setattr(module, key, outputs)
     else:
         module.in_channels, module.out_channels = inputs, outputs
         module.groups = inputs if layer.kind == "depthwise" else layer.parts
 
 
-def _masked(model: nn.Module, graph: ChannelGraph, flat: Tensor) -> nn.Module:
-    model = copy.deepcopy(model)
-    for name, layer in graph.layers.items():
-        if layer.mixes:
-            weight = model.get_parameter(f"{name}.weight")
-            axis = 0 if layer.kind == "transposed" else 1
-            with torch.no_grad():
-                weight.index_fill_(axis, (~flat[layer.columns]).nonzero().flatten().to(weight.device), 0)
-    return model
-
-
 def _compare(model: nn.Module, small: nn.Module, graph: ChannelGraph, flat: Tensor) -> None:
     """Runs the masked and the small model on one random input in float64, in eval mode."""
-    large, small = _masked(model, graph, flat).cpu().double().eval(), copy.deepcopy(small).cpu().double().eval()
+    large = masked(model, graph, graph.split(flat)).cpu().double().eval()
+    small = copy.deepcopy(small).cpu().double().eval()
     x = torch.randn(2, *graph.shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     differ: list[str] = []
-    seen: dict[str, list[Tensor]] = {name: [] for name in graph.layers}  # a module may be called more than once
+    seen: dict[str, list[Tensor]] = {name: [] for name, layer in graph.layers.items() if layer.kind != "parameter"}  # a module may be called more than once
 
-    def remember(name: str) -> Any:
+    def remember(name: str, layer: Layer) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            seen[name].append(output.clone())  # what comes next may work in place
+            axis = output.ndim - 1 if layer.kind == "linear" else 1
+            seen[name].append(output.index_select(axis, flat[layer.outputs].nonzero().flatten()))  # a copy: what comes next may work in place
 
         return hook
 
-    def compare(name: str, layer: Layer) -> Any:
+    def compare(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            axis = -1 if layer.kind == "linear" else 1
-            wanted = seen[name].pop(0).index_select(axis, flat[layer.outputs].nonzero().flatten())
-            if not differ and not _equal(wanted, output):
+            if not differ and not _equal(seen[name].pop(0), output):
                 differ.append(name)
 
         return hook
 
-    for name, layer in graph.layers.items():
-        large.get_submodule(name).register_forward_hook(remember(name))
-        small.get_submodule(name).register_forward_hook(compare(name, layer))
+    for name in seen:
+        large.get_submodule(name).register_forward_hook(remember(name, graph.layers[name]))
+        small.get_submodule(name).register_forward_hook(compare(name))
     with torch.no_grad():
         wanted = large(x)
         try:
@@ -206,7 +208,9 @@ def _compare(model: nn.Module, small: nn.Module, graph: ChannelGraph, flat: Tens
 
 def _equal(wanted: Any, got: Any) -> bool:
     if isinstance(wanted, Tensor):
-        return wanted.shape == got.shape and float((wanted - got).abs().max()) <= TOLERANCE * max(1.0, float(wanted.abs().max()))
+        if wanted.shape != got.shape:
+            return False
+        return not wanted.numel() or float((wanted - got).abs().max()) <= TOLERANCE * max(1.0, float(wanted.abs().max()))
     if isinstance(wanted, dict):
-        return all(_equal(wanted[k], got[k]) for k in wanted)
+        return wanted.keys() == got.keys() and all(_equal(wanted[k], got[k]) for k in wanted)
     return all(_equal(a, b) for a, b in zip(wanted, got, strict=True)) if isinstance(wanted, (tuple, list)) else wanted == got

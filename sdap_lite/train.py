@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .budget import Report, check_rate, largest_rate, report, schedule, threshold
+from .budget import Report, check_rate, check_round_to, largest_rate, report, schedule, threshold
 from .channels import trace
 from .checkpoint import read_checkpoint, write_checkpoint
 from .data import Images, batches
@@ -130,6 +130,7 @@ def prune(
     ramp: float = 0.5,
     rule: str = "rms",
     cost_power: float = 0.5,
+    round_to: int = 1,
     teacher: nn.Module | None = None,
     batch_size: int = 128,
     weight_decay: float = 5e-4,
@@ -155,6 +156,7 @@ def prune(
         ramp: the share of the run after which the rate is reached and surgery happens.
         rule: how scores learn: ``"rms"``, ``"straight-through"`` or ``"frozen"``.
         cost_power: see :func:`sdap_lite.threshold`.
+        round_to: each group of channels keeps a multiple of this many (:func:`sdap_lite.threshold`).
         teacher: default: the pretrained network itself.
         batch_size: images a step.
         weight_decay: on weights, not on norms and biases.
@@ -180,12 +182,13 @@ def prune(
         raise ValueError(f"temperature must be above 0, got {temperature!r}")
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+    check_round_to(round_to)
     fingerprint, taught = _check_classifier(model, images), "" if teacher is None else _check_classifier(teacher, images, frozen=True)
     graph = trace(model, torch.zeros(1, *images.train.images.shape[1:]))
-    if rate > largest_rate(graph, unit):
-        raise ValueError(f"rate must be at most {largest_rate(graph, unit):.4f} for this network, where every layer keeps one channel, got {rate}")
+    if rate > largest_rate(graph, unit, round_to):
+        raise ValueError(f"rate must be at most {largest_rate(graph, unit, round_to):.4f} for this network, where every layer keeps one channel, got {rate}")
     settings = _settings(images, epochs, lr, batch_size, weight_decay, validation, seed, device)
-    settings.update(kind="prune", rate=rate, unit=unit, temperature=temperature, alpha=alpha, ramp=ramp, rule=rule, cost_power=cost_power)
+    settings.update(kind="prune", rate=rate, unit=unit, temperature=temperature, alpha=alpha, ramp=ramp, rule=rule, cost_power=cost_power, round_to=round_to)
     settings.update(model=fingerprint, teacher=taught)
     folder, saved = _open(settings, mode, checkpoint, resume, model, images)
     run = _Pruning(model, model if teacher is None else teacher, graph, images, settings)
@@ -363,7 +366,8 @@ class _Pruning(_Training):
 
     def final_choice(self) -> dict[str, Tensor]:
         assert self.gates is not None
-        return threshold(self.graph, self.gates.scores, self.settings["rate"], unit=self.settings["unit"], cost_power=self.settings["cost_power"])
+        settings = {name: self.settings[name] for name in ("unit", "cost_power", "round_to")}
+        return threshold(self.graph, self.gates.scores, self.settings["rate"], **settings)
 
     def operate(self, kept: dict[str, Tensor]) -> None:
         """The masks freeze, and the run goes on with the small model and its share of the optimizer."""

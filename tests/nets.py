@@ -150,11 +150,10 @@ def hooked(model: nn.Module, graph: ChannelGraph, mask: Tensor) -> Iterator[nn.M
         return hook
 
     handles = []
-    for name, layer in graph.layers.items():
-        module = model.get_submodule(name)
-        depthwise = isinstance(module, nn.Conv2d) and module.groups == module.in_channels
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)) and not depthwise:
-            handles.append(module.register_forward_pre_hook(multiply(layer.inputs, -1 if isinstance(module, nn.Linear) else 1)))
+    for name, module in model.named_modules():
+        depthwise = isinstance(module, nn.modules.conv._ConvNd) and module.groups == module.in_channels > 1
+        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) and not depthwise and name in graph.layers:
+            handles.append(module.register_forward_pre_hook(multiply(graph.layers[name].inputs, -1 if isinstance(module, nn.Linear) else 1)))
     try:
         yield model
     finally:

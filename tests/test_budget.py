@@ -285,6 +285,71 @@ def test_net_without_removable_channels_has_rate_zero() -> None:
         threshold(graph, {}, 0.5)
 
 
+# Widths that hardware likes
+
+
+@given(
+    name=st.sampled_from(list(NETS)),
+    seed=st.integers(0, 10**6),
+    share=st.floats(0, 1),
+    unit=st.sampled_from(UNITS),
+    fill=st.booleans(),
+    round_to=st.sampled_from([2, 3, 4, 8]),
+)
+def test_rounded_threshold_keeps_multiples_and_meets_the_budget(name: str, seed: int, share: float, unit: str, fill: bool, round_to: int) -> None:
+    graph = graph_of(name)
+    rate = share * largest_rate(graph, unit, round_to)
+    kept = threshold(graph, random_scores(graph, seed), rate, unit=unit, fill=fill, round_to=round_to)
+    assert cost(graph, kept, unit) <= (1 - rate) * cost(graph, unit=unit) + 1e-6
+    assert_no_layer_is_empty(graph, graph.join(kept, True))
+    for group, bits in kept.items():
+        stays = ~graph.removable[graph.groups[group].start : graph.groups[group].stop]
+        least = max(1, int(stays.sum()))
+        whole = int(bits.sum()) == len(bits)
+        # Nested layers each keep one, so that a group may have to keep more than its largest multiple.
+        assert int(bits.sum()) % round_to == 0 or (whole and (len(bits) // round_to * round_to < max(least, len(graph.groups[group].layers))))
+
+
+def test_rounding_by_one_is_no_rounding(net: nn.Module, graph: ChannelGraph) -> None:
+    plain, rounded = (threshold(graph, random_scores(graph, 0), 0.4 * largest_rate(graph), **r) for r in ({}, {"round_to": 1}))
+    assert all(torch.equal(plain[n], rounded[n]) for n in plain)
+
+
+def test_filling_adds_blocks_that_fit() -> None:
+    graph = trace(models.VGG(11, width=16), EXAMPLE)
+    plain, filled = (threshold(graph, random_scores(graph, 0), 0.5, round_to=8, fill=fill) for fill in (False, True))
+    assert (graph.join(filled, True) | ~graph.join(plain, True)).all()
+    left = cost(graph) * 0.5 - cost(graph, filled)
+    assert 0 <= left <= cost(graph) * 0.5 - cost(graph, plain)
+    for name, bits in filled.items():
+        more = {**filled, name: bits.clone()}
+        more[name][(~bits).nonzero().flatten()[:8]] = True
+        assert bits.all() or cost(graph, more) > 0.5 * cost(graph), "no further block fits"
+
+
+def test_parts_of_a_grouped_convolution_keep_a_multiple_each() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 64, 1), nn.Conv2d(64, 96, 3, groups=4), nn.ReLU(), nn.Conv2d(96, 5, 1))
+    graph = trace(net, EXAMPLE)
+    small = remove_channels(net, graph, threshold(graph, random_scores(graph, 0), 0.5, round_to=8))
+    assert small[1].groups == 4
+    assert [small[1].in_channels % 32, small[1].out_channels % 32] == [0, 0]
+
+
+@pytest.mark.parametrize("value", [0, -8, 1.5, True, "8", None])
+def test_wrong_round_to_is_refused(value: object) -> None:
+    graph = graph_of("vgg")
+    with pytest.raises(ValueError, match=r"round_to must be a whole number from 1 on, got"):
+        threshold(graph, random_scores(graph, 0), 0.5, round_to=value)  # type: ignore[arg-type]
+
+
+def test_rate_beyond_what_rounding_allows_is_refused() -> None:
+    graph = trace(models.VGG(11, width=16), EXAMPLE)
+    most = largest_rate(graph, round_to=8)
+    assert most < largest_rate(graph)
+    with pytest.raises(ValueError, match=rf"rate must be at most {most:.4f} here, where every layer keeps 8 channels and what must stay"):
+        threshold(graph, random_scores(graph, 0), most + 1e-3, round_to=8)
+
+
 # The schedule
 
 

@@ -65,6 +65,7 @@ def examples() -> dict[str, Callable[[], Figure]]:
         "before_and_after": lambda: plots.before_and_after({"a": (2, 8), "b": (4, 8)}, {"a": (20, 80), "b": (40, 80)}, NOTE),
         "shares_left": lambda: plots.shares_left({"small": {"MACs": 0.3, "time": 0.5}}, {"small": {"MACs": 0.0, "time": 0.1}}, NOTE),
         "drift": lambda: plots.drift({"sliced": [0.0, 1e-15], "fresh": [0.1, 0.2]}, [0.3, 0.5], NOTE),
+        "channel_map": lambda: plots.channel_map(graph, {name: torch.ones(len(g), dtype=torch.bool) for name, g in graph.prunable.items()}),
     }
 
 
@@ -130,3 +131,16 @@ def test_baseline_is_dashed_and_named() -> None:
     plots.baseline(axes, 0.5, "dense", vertical=True)
     assert [line.get_linestyle() for line in axes.lines] == ["--", "--"]
     assert {line.get_label() for line in axes.lines} == {"dense"}
+
+
+def test_channel_map_shows_each_group_and_what_may_go() -> None:
+    graph = trace(build("resnet-conv"), EXAMPLE)
+    (axes,) = plots.channel_map(graph).axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == list(graph.groups)
+    free, stays = ([round(bar.get_width()) for bar in container] for container in axes.containers)
+    assert free == [int(graph.removable[g.start : g.stop].sum()) for g in graph.groups.values()]
+    assert [a + b for a, b in zip(free, stays, strict=True)] == [len(g) for g in graph.groups.values()]
+    assert any("output" in text.get_text() for text in axes.texts), "what must stay says why"
+    (short,) = plots.channel_map(graph, most=2).axes
+    assert len(short.get_yticklabels()) == 2
+    assert "of which the first 2 are drawn" in short.get_title()

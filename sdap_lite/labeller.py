@@ -1,0 +1,505 @@
+"""Runs a network's operations on channel labels: what each kind of operation does with them.
+
+The tables of :mod:`sdap_lite.operations` say of which kind an operation is. What stands in none of
+them is not understood: the channels that flow in *stay*, and the finding says which operation, at
+which module, why. Nothing is assumed to be element-wise.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from . import operations as ops
+from .graph import Kept, Layer
+from .labels import FIXED, Labelled, Ties, along, compact, condense, spread
+from .layers import ChannelPad
+from .widths import Replay, leaves, mapped, runner
+
+__all__ = ["Findings", "Labeller"]
+
+UNKNOWN = "the tracer does not know what it does with channels"
+MIXED = "its input mixes channels at one place"
+MIXES = "it mixes channels"
+FOREIGN = "a tensor that is no layer's meets the channels"
+STAYS = "it meets what must stay"
+COUNTS = "it counts channels by a number written in the code"
+NUMBER = "it computes with the number of channels"
+TRAINING = "it runs in training only, and cannot run on this example"
+OWN_CODE = "its weight is used by code of its own"
+ABSENT = object()  # what could not be computed
+
+
+@dataclass
+class Findings:
+    """What running a network on labels brings to light; two runs (eval and train mode) add to one."""
+
+    names: set[str]  # of the model's parameters and buffers: what surgery can cut
+    ties: Ties = field(default_factory=Ties)
+    layers: dict[str, Layer] = field(default_factory=dict)
+    notes: list[Kept] = field(default_factory=list)
+    parameters: dict[str, Layer] = field(default_factory=dict)  # parameters and buffers with a value a channel, used by the user's code
+    touched: set[str] = field(default_factory=set)  # all parameters and buffers that code reads
+    weights: dict[int, str] = field(default_factory=dict)  # whose weight a tensor is
+    fixed: list[Tensor] = field(default_factory=list)  # labels that stay
+
+
+class Labeller(fx.Interpreter):
+    """Runs the graph on tensors (of the device ``meta``: shapes only) and on labels side by side.
+
+    Args:
+        module: the model.
+        graph: what its code does.
+        found: what is known already; added to.
+        batch: how many examples the input holds: costs are counted for one.
+        asked: names of nodes whose value the code was told: it must not change with the channels.
+        counting: whether this run's operations are counted as MACs.
+    """
+
+    def __init__(self, module: nn.Module, graph: fx.Graph, found: Findings, batch: int, asked: set[str], counting: bool) -> None:
+        super().__init__(module, garbage_collect_values=False, graph=graph)  # sizes may be asked for again
+        self.extra_traceback = False  # an error's message is the user's to read
+        self.found, self.batch, self.asked, self.counting = found, batch, asked, counting
+        self.replay = Replay(self.env, found.ties, module)
+        self.node: fx.Node = next(iter(graph.nodes))
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.node, self.replay.env = n, self.env
+        if self.counting:
+            return self.told(n, super().run_node(n))
+        inputs = [self.env[m] for m in n.all_input_nodes]
+        try:
+            if not any(x is ABSENT for x in inputs):
+                return self.told(n, super().run_node(n))
+        except RuntimeError:
+            pass  # a head that exists in training only, and needs a larger example
+        self.keep([x.labels for x in _labelled(inputs)], TRAINING)
+        return ABSENT
+
+    def told(self, n: fx.Node, value: Any) -> Any:
+        """What the code did with a number that it was told is fixed, so the number must be."""
+        if n.name in self.asked and not _labelled(value):
+            self.env[n] = value
+            if self.replay.varies(n):
+                self.keep([x.labels for x in self.replay.sources(n)], NUMBER)
+        return value
+
+    # Notes
+
+    def tie(self, a: Tensor, b: Tensor, reason: str = STAYS) -> None:
+        """Labels at the same place of ``a`` and ``b`` are the same channel; what meets FIXED stays."""
+        a, b = (x.flatten() for x in torch.broadcast_tensors(a, b))
+        meets = (a == FIXED) != (b == FIXED)
+        if bool(meets.any()):
+            self.keep([torch.maximum(a, b)[meets]], reason)
+        apart = (a != b) & ~meets
+        if bool(apart.any()):
+            self.found.ties.tie(a[apart], b[apart])
+
+    def keep(self, labels: Iterable[Tensor], reason: str) -> None:
+        found = torch.unique(torch.cat([compact(x).flatten() for x in labels] or [torch.zeros(0, dtype=torch.long)]))
+        found = found[found != FIXED]
+        if not len(found):
+            return
+        target = self.node.target
+        operation = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+        if self.node.op == "call_module":
+            operation = type(self.fetch_attr(str(target))).__name__
+        where = [entry[0] for entry in (self.node.meta.get("nn_module_stack") or {}).values()]
+        module = str(target) if self.node.op == "call_module" else (where[-1] if where else "")
+        self.found.fixed.append(found)
+        self.found.notes.append(Kept(found, operation, module, reason))
+
+    def fixed_roots(self, roots: Tensor) -> set[int]:
+        labels = torch.cat([torch.zeros(1, dtype=torch.long), *self.found.fixed])
+        return set(roots[labels].tolist())
+
+    # The operations, by kind of node
+
+    def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
+        value = super().placeholder(target, args, kwargs)
+        return _constant(value) if isinstance(value, Tensor) else value
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """A parameter or buffer with one value a channel has labels of its own: those of what it meets."""
+        value = super().get_attr(target, args, kwargs)
+        name = str(target)
+        owner = name.rpartition(".")[0]
+        uses = [self.layer_of(user) == owner or _asks_kernel(user, value) for user in self.node.users]
+        if all(uses) and any(self.layer_of(user) == owner for user in self.node.users):
+            return value
+        self.found.touched.add(name)
+        axes = [a for a, size in enumerate(value.shape) if size > 1] if isinstance(value, Tensor) else []
+        if len(axes) != 1 or name not in self.found.names:
+            return value
+        if name not in self.found.parameters:
+            line = self.found.ties.fresh(value.shape[axes[0]])
+            self.found.parameters[name] = Layer(name, "parameter", line, line, out_params=int(isinstance(value, nn.Parameter)))
+        return Labelled(value, spread(self.found.parameters[name].outputs, value.shape, axes[0]))
+
+    def output(self, target: Any, args: Any, kwargs: Any) -> Any:
+        self.keep([x.labels for x in _labelled(args)], "the network's output")
+        return args[0]
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        module = self.fetch_attr(target)
+        inputs = _labelled((args, kwargs))
+        if len(args) == 1 and len(inputs) == 1 and _keeps_shape(module, inputs[0].value):
+            value: Any = inputs[0].value
+        else:
+            value = module(*_unwrap(args, "value"), **_unwrap(kwargs, "value"))
+        if len(inputs) != 1 or not isinstance(value, Tensor):
+            return self.unknown((args, kwargs), value)
+        x, name = inputs[0], str(target)
+        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+            return self.weighted(name, module, x, value)
+        if isinstance(module, ops.NORM_MODULES) or (isinstance(module, nn.PReLU) and module.num_parameters > 1):
+            return self.norm(name, module, x, value)
+        if isinstance(module, nn.GroupNorm):
+            return self.group_norm(name, module, x, value)
+        if isinstance(module, nn.LayerNorm):
+            return self.layer_norm(x, value, len(module.normalized_shape))
+        if isinstance(module, (nn.Softmax, nn.LogSoftmax, nn.Softmin)):
+            return self.along_axes(x, value, module.dim)
+        if isinstance(module, ChannelPad):
+            return self.padding(name, module, x, value)
+        if isinstance(module, (*ops.ELEMENTWISE_MODULES, nn.PReLU)):
+            return Labelled(value, x.labels)
+        if isinstance(module, ops.PER_CHANNEL_MODULES):
+            return self.per_channel(x, value)
+        if isinstance(module, ops.MOVING_MODULES):
+            return self.moving(runner(self.node, module), args, kwargs, value)
+        return self.unknown((args, kwargs), value)
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if isinstance(target, type) and issubclass(target, tuple):  # a named tuple of outputs
+            return target(*args, **kwargs)
+        named = (getattr(target, "__module__", ""), getattr(target, "__name__", "")) in ops.ELEMENTWISE_NAMES
+        return self.call(args, kwargs, named or target in ops.ELEMENTWISE, target in ops.ALONG, target in ops.MOVING, target in ops.REDUCING)
+
+    def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target in ops.ASKING_METHODS:
+            return getattr(_unwrap(args[0], "value"), target)(*args[1:], **kwargs)
+        if target in ops.FIRST_ONLY:
+            value = getattr(_unwrap(args[0], "value"), target)(*_unwrap(args[1:], "value"), **_unwrap(kwargs, "value"))
+            return Labelled(value, args[0].labels) if isinstance(args[0], Labelled) else value
+        known = (table for table in (ops.ELEMENTWISE_METHODS, ops.ALONG_METHODS, ops.MOVING_METHODS, ops.REDUCING_METHODS))
+        return self.call(args, kwargs, *(target in table for table in known))
+
+    def call(self, args: Any, kwargs: Any, elementwise: bool, along_axes: bool, moving: bool, reducing: bool) -> Any:
+        target, inputs, run = self.node.target, _labelled((args, kwargs)), runner(self.node, None)
+        if target is operator.getitem and not inputs:
+            return args[0][args[1]]  # an item of a tuple, such as chunk's
+        value = run(*_unwrap(args, "value"), **_unwrap(kwargs, "value"))
+        if not any(isinstance(leaf, Tensor) for leaf in leaves(value)):
+            return value
+        if not moving and self.replay.varies((self.node.args, self.node.kwargs)):
+            self.keep([x.labels for x in self.replay.sources((self.node.args, self.node.kwargs))], NUMBER)
+        if not inputs:
+            return value
+        if target == "expand_as":
+            self.elementwise(args, value)
+            return Labelled(value, args[0].labels.expand(value.shape))
+        owner = self.layer_of(self.node)
+        if owner is not None and len(inputs) == 1:
+            return self.weighted(owner, self.module.get_submodule(owner), inputs[0], value, own_code=True)
+        if elementwise and isinstance(value, Tensor):
+            return self.elementwise((*args, *kwargs.values()), value)
+        if target in ops.PER_CHANNEL and isinstance(value, Tensor):
+            return self.per_channel(inputs[0], value)
+        if target in ops.NORMS and isinstance(value, Tensor):
+            return self.functional_norm(args, kwargs, value)
+        if target is F.layer_norm:
+            return self.layer_norm(inputs[0], value, len(args[1] if len(args) > 1 else kwargs["normalized_shape"]), inputs[1:])
+        if target in ops.JOINING and len(inputs) == len(kwargs.get("tensors", args[0] if args else ())):
+            return self.joining(inputs, args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0)), value)
+        if target is torch.stack:
+            for x in inputs[1:]:  # tensors of one shape are as wide as each other
+                self.tie(compact(inputs[0].labels), compact(x.labels))
+            moving = True
+        if target is F.pad and len(kwargs["pad"] if "pad" in kwargs else args[1]) <= 2 * (value.ndim - 2):
+            return self.per_channel(inputs[0], value)  # around each channel's image
+        if moving:
+            return self.moving(run, args, kwargs, value)
+        if along_axes and len(inputs) == 1:
+            dim = args[2 if target is F.normalize else 1] if len(args) > (2 if target is F.normalize else 1) else kwargs.get("dim", 1)
+            return self.along_axes(inputs[0], value, dim)
+        if reducing and len(inputs) == 1 and isinstance(value, Tensor):
+            return self.reducing(args, kwargs, inputs[0], value)
+        return self.unknown((args, kwargs), value)
+
+    def layer_of(self, node: fx.Node) -> str | None:
+        """The module whose layer a node computes, with the module's own weight, bias and groups."""
+        if node.op != "call_function" or node.target not in ops.WEIGHTED:
+            return None
+        named = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation", "groups"), node.args, strict=False)) | node.kwargs
+        weight, bias = named.get("weight"), named.get("bias")
+        if not isinstance(weight, fx.Node) or weight.op != "get_attr" or not str(weight.target).endswith(".weight"):
+            return None
+        owner = str(weight.target).rpartition(".")[0]
+        module: Any = self.module.get_submodule(owner)
+        own_bias = bias.target if isinstance(bias, fx.Node) and bias.op == "get_attr" else bias
+        if not isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)) or own_bias != (None if module.bias is None else f"{owner}.bias"):
+            return None
+        return owner if named.get("groups", 1) == getattr(module, "groups", 1) else None
+
+    # What each kind of operation does with labels
+
+    def unknown(self, tree: Any, value: Any, reason: str = UNKNOWN) -> Any:
+        self.keep([x.labels for x in _labelled(tree)], reason)
+        return mapped(value, lambda leaf: _constant(leaf) if isinstance(leaf, Tensor) else leaf)
+
+    def stay(self, x: Labelled, value: Any, reason: str) -> Any:
+        """Channels keep their places, but none may go."""
+        self.keep([x.labels], reason)
+        return Labelled(value, x.labels)
+
+    def line(self, x: Labelled, axis: int) -> Tensor | None:
+        """The label at each place of an axis, if it is the same channel at all other positions."""
+        found = along(x.labels, axis)
+        return along(condense(self.roots(x.labels)), axis) if found is None else found
+
+    def roots(self, labels: Tensor) -> Tensor:
+        return self.found.ties.roots()[compact(labels)].expand(labels.shape)
+
+    def weighted(self, name: str, module: Any, x: Labelled, value: Tensor, own_code: bool = False) -> Any:
+        """A convolution or a linear layer."""
+        axis = value.ndim - 1 if isinstance(module, nn.Linear) else value.ndim - len(module.kernel_size) - 1
+        if isinstance(module, nn.Linear) and compact(x.labels).shape[-1] == 1 < x.labels.shape[-1] and bool((x.labels != FIXED).any()):
+            return Labelled(value, x.labels[..., :1].expand(value.shape))  # over positions: each channel on its own
+        line = self.line(x, axis)
+        if line is None:
+            return self.unknown(x, value, MIXED)
+        if not own_code and type(module).forward not in ops.FORWARDS:
+            return self.unknown(x, value, "it computes otherwise than its base class")
+        if "weight" not in module._parameters:
+            return self.unknown(x, value, "its weight is computed from other tensors")
+        layer = _measure_layer(name, module, line, value, x.value, axis, self.batch)
+        if layer.kind == "depthwise":
+            layer = replace(layer, outputs=line.repeat_interleave(value.shape[axis] // len(line)))
+        elif name not in self.found.layers:
+            layer = replace(layer, outputs=self.found.ties.fresh(value.shape[axis]))
+        else:
+            layer = replace(layer, outputs=self.found.layers[name].outputs)
+        self.add(self.share(layer, module))
+        return Labelled(value, spread(self.found.layers[name].outputs, value.shape, axis))
+
+    def share(self, layer: Layer, module: Any) -> Layer:
+        """Two layers with one weight keep the same channels; its parameters are counted once."""
+        first = self.found.layers.get(self.found.weights.setdefault(id(module.weight), layer.name))
+        if first is None or first.name == layer.name:
+            return layer
+        if (first.kind, len(first.inputs), len(first.outputs)) == (layer.kind, len(layer.inputs), len(layer.outputs)):
+            self.tie(first.inputs, layer.inputs)
+            self.tie(first.outputs, layer.outputs)
+        else:
+            self.keep([first.inputs, first.outputs, layer.inputs, layer.outputs], f"it shares its weight with {first.name}, a layer of another kind")
+        return replace(layer, pair_params=0, out_params=layer.out_params if layer.kind != "depthwise" else int(module.bias is not None))
+
+    def norm(self, name: str, module: Any, x: Labelled, value: Tensor) -> Any:
+        """A norm of each channel on its own, or an activation with a parameter a channel."""
+        axis = 1 if value.ndim > 1 and value.shape[1] == getattr(module, "num_features", getattr(module, "num_parameters", 0)) else 0
+        line = self.line(x, axis)
+        if line is None:
+            return self.unknown(x, value, MIXED)
+        if not type(module).__module__.startswith("torch.nn"):
+            return self.unknown(x, value, "it computes otherwise than its base class")
+        params = sum(p.numel() for p in module.parameters()) // max(1, len(line))
+        self.add(Layer(name, "norm", line, line, out_params=params))
+        return Labelled(value, x.labels)
+
+    def group_norm(self, name: str, module: nn.GroupNorm, x: Labelled, value: Tensor) -> Any:
+        """Channels that are normalized together go together."""
+        line = self.line(x, 1)
+        if line is None:
+            return self.unknown(x, value, MIXED)
+        if module.num_groups == 1 and module.num_channels > 1:
+            return self.stay(x, value, "it normalizes over all channels")
+        together = line.view(module.num_groups, -1)
+        self.tie(together, together[:, :1])
+        params = sum(p.numel() for p in module.parameters()) // len(line)
+        self.add(Layer(name, "norm", line, line, out_params=params))
+        return Labelled(value, x.labels)
+
+    def layer_norm(self, x: Labelled, value: Tensor, axes: int, others: list[Labelled] | None = None) -> Any:
+        if others:
+            self.keep([y.labels for y in others], "it normalizes over all channels")
+        return self.along_axes(x, value, tuple(range(value.ndim - axes, value.ndim)), "it normalizes over all channels")
+
+    def functional_norm(self, args: Any, kwargs: Any, value: Tensor) -> Any:
+        """The same as a function, whose statistics and parameters each have one value a channel."""
+        x, others = args[0], _labelled((args[1:], kwargs))
+        line = self.line(x, 1) if isinstance(x, Labelled) and x.labels.ndim > 1 else None
+        plain = [t for t in leaves((args[1:], kwargs)) if isinstance(t, Tensor) and t.numel() > 1]
+        if line is None or plain or any(y.labels.shape != line.shape for y in others):
+            return self.unknown((args, kwargs), value)
+        for y in others:
+            self.tie(y.labels, line)
+        return Labelled(value, x.labels)
+
+    def padding(self, name: str, module: ChannelPad, x: Labelled, value: Tensor) -> Any:
+        line = self.line(x, 1)
+        if line is None:
+            return self.unknown(x, value, MIXED)
+        known, fresh = self.found.layers.get(name), self.found.ties.fresh
+        outputs = known.outputs if known else torch.cat([fresh(module.before), line, fresh(module.after)])
+        self.add(Layer(name, "pad", line, outputs))
+        return Labelled(value, spread(outputs, value.shape, 1))
+
+    def add(self, layer: Layer) -> None:
+        """Notes a layer; one that is called twice is one layer with both calls' work."""
+        if not self.counting:
+            layer = replace(layer, pair_macs=0, out_macs=0)
+        if layer.parts > 1:  # each of its groups must keep the same count
+            for line in (layer.inputs, layer.outputs):
+                rows = line.view(layer.parts, -1)
+                self.tie(rows, rows[:1])
+        old = self.found.layers.get(layer.name)
+        if old is None:
+            self.found.layers[layer.name] = layer
+            return
+        self.tie(old.inputs, layer.inputs)
+        if layer.kind in ("depthwise", "norm"):
+            self.tie(old.outputs, layer.outputs)
+        self.found.layers[layer.name] = replace(old, pair_macs=old.pair_macs + layer.pair_macs, out_macs=old.out_macs + layer.out_macs)
+
+    def per_channel(self, x: Labelled, value: Tensor) -> Any:
+        """Pooling and resizing: each channel's image on its own."""
+        axis = 1 if value.ndim > 2 else 0
+        line = self.line(x, axis)
+        if line is None or len(line) != value.shape[axis]:
+            return self.unknown(x, value, MIXED)
+        return Labelled(value, spread(line, value.shape, axis))
+
+    def elementwise(self, args: Any, value: Tensor) -> Any:
+        """Labels that meet at the same place are the same channel."""
+        foreign = any(isinstance(a, Tensor) and a.numel() > 1 for a in args)
+        result: Tensor | None = None
+        for x in (_constant(a) if isinstance(a, Tensor) and a.numel() > 1 else a for a in leaves(args)):
+            if isinstance(x, Labelled):
+                labels = x.labels.view([1] * (value.ndim - x.labels.ndim) + list(x.labels.shape))
+                result = labels if result is None else self.meet(result, labels, FOREIGN if foreign else STAYS)
+        assert result is not None
+        return Labelled(value, result.expand(value.shape))
+
+    def meet(self, a: Tensor, b: Tensor, reason: str) -> Tensor:
+        """Two operands' labels: tied where they meet. One spread over all channels of the other stays."""
+        small_a, small_b = compact(a), compact(b)
+        for one, many, full in ((small_a, small_b, a), (small_b, small_a, b)):
+            if any(m > 1 and f == 1 for m, f in zip(many.shape, full.shape, strict=True)):
+                self.keep([one], "one channel is spread over many")
+                return many
+        self.tie(small_a, small_b, reason)
+        return torch.maximum(*torch.broadcast_tensors(small_a, small_b))
+
+    def joining(self, parts: list[Labelled], axis: int, value: Tensor) -> Any:
+        """Puts labels side by side, which is the same at every width; axes of one label stay expanded."""
+        axis = axis % value.ndim
+        small = [compact(x.labels) for x in parts]
+        if all(x.shape[axis] == 1 for x in small):  # beside each other in space: the same channels
+            for x in small[1:]:
+                self.tie(small[0], x)
+        wide = [max(sizes) for sizes in zip(*(x.shape for x in small), strict=True)]
+        shapes = [[full.value.shape[a] if a == axis else wide[a] for a in range(value.ndim)] for full in parts]
+        joined = torch.cat([x.expand(shape) for x, shape in zip(small, shapes, strict=True)], axis)
+        return Labelled(value, joined.expand(value.shape))
+
+    def moving(self, run: Callable[..., Any], args: Any, kwargs: Any, value: Any) -> Any:
+        """Reshaping, cutting, turning: run on the labels, if it does the same at every width."""
+        if len(_labelled((args, kwargs))) < sum(isinstance(leaf, (Labelled, Tensor)) for leaf in leaves((args, kwargs))):
+            return self.unknown((args, kwargs), value, FOREIGN)
+        try:
+            labels = run(*_unwrap(args, "labels"), **_unwrap(kwargs, "labels"))
+        except RuntimeError:
+            return self.unknown((args, kwargs), value)
+        if not self.settle(labels):
+            self.keep([x.labels for x in self.replay.sources((self.node.args, self.node.kwargs))], COUNTS)
+        pairs = zip(leaves(value), leaves(labels), strict=True)
+        done = [Labelled(v, condense(self.roots(x))) for v, x in pairs]
+        return done[0] if isinstance(value, Tensor) else type(value)(done)
+
+    def settle(self, labels: Any) -> bool:
+        """Makes sure that the operation does the same at every width, by ties where it must be; or says no."""
+        ties = self.found.ties
+        roots = ties.roots()
+        if self.replay.follows(self.node, labels, roots, self.fixed_roots(roots)):
+            return True
+        for pairs, stays in self.replay.remedies(self.node):
+            trial = ties.roots(*pairs)
+            if self.replay.follows(self.node, labels, trial, self.fixed_roots(trial) | set(trial[stays].tolist())):
+                for a, b in pairs:
+                    self.tie(a, b)
+                self.keep([stays], COUNTS)
+                return True
+        return False
+
+    def along_axes(self, x: Labelled, value: Tensor, dims: Any, reason: str = MIXES) -> Any:
+        """Values along some axes together: free where those axes hold one channel each."""
+        if dims is None:
+            return self.stay(x, value, reason)
+        labels = self.roots(x.labels)
+        same = all(compact(labels).shape[d] == 1 for d in (dims if isinstance(dims, (tuple, list)) else (dims,)))
+        return Labelled(value, x.labels) if same else self.stay(x, value, reason)
+
+    def reducing(self, args: Any, kwargs: Any, x: Labelled, value: Tensor) -> Any:
+        """A mean over positions keeps the channel; one over channels is a mixture."""
+        dims = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
+        dims = tuple(range(x.labels.ndim)) if dims is None else dims
+        keepdim = value.ndim == x.labels.ndim
+        labels = self.roots(x.labels)
+        low, high = labels.amin(dims, keepdim=keepdim), labels.amax(dims, keepdim=keepdim)
+        if not torch.equal(low, high):
+            return self.unknown(x, value, MIXES)
+        return Labelled(value, condense(low))
+
+
+def _keeps_shape(module: nn.Module, x: Tensor) -> bool:
+    """Whether a module need not be run, for shapes alone: a norm is slow on the device ``meta``."""
+    if isinstance(module, ops.NORM_MODULES):
+        return x.is_meta and x.ndim > 2 and x.shape[1] == module.num_features
+    return x.is_meta and isinstance(module, ops.ELEMENTWISE_MODULES)
+
+
+def _asks_kernel(node: fx.Node, weight: Tensor) -> bool:
+    """Whether a node asks for the shape of a weight, and its users for the kernel's size only."""
+    if (node.op, node.target) != ("call_method", "size") and not (node.target is getattr and node.args[1] == "shape"):
+        return False
+    axes = weight.ndim - 2
+    allowed: list[Any] = [*range(2, weight.ndim), *range(-axes, 0), slice(2, None, None), slice(-axes, None, None)]
+    return len(node.args) < 3 and all(user.target is operator.getitem and user.args[1] in allowed for user in node.users)
+
+
+def _constant(value: Tensor) -> Labelled:
+    """A tensor that belongs to no channel that may go."""
+    return Labelled(value, torch.zeros([1] * value.ndim, dtype=torch.long).expand(value.shape))
+
+
+def _unwrap(tree: Any, which: str) -> Any:
+    return mapped(tree, lambda leaf: getattr(leaf, which) if isinstance(leaf, Labelled) else leaf)
+
+
+def _labelled(tree: Any) -> list[Labelled]:
+    return [leaf for leaf in leaves(tree) if isinstance(leaf, Labelled)]
+
+
+def _measure_layer(name: str, module: Any, line: Tensor, value: Tensor, example: Tensor, axis: int, batch: int) -> Layer:
+    """The kind of a weighted layer, and what its channels cost; its outputs come later."""
+    transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
+    # A transposed convolution multiplies once for each input position, the others for each output position.
+    places = (example.numel() // example.shape[axis] if transposed else value.numel() // value.shape[axis]) // batch
+    bias = int(module.bias is not None)
+    if isinstance(module, nn.Linear):
+        return Layer(name, "linear", line, line, 1, bias, places, 0)
+    kernel = module.weight[0, 0].numel()
+    if module.groups == 1:
+        return Layer(name, "transposed" if transposed else "conv", line, line, kernel, bias, kernel * places, 0, transposed=transposed)
+    if module.groups == module.in_channels:
+        return Layer(name, "depthwise", line, line, 0, kernel + bias, 0, kernel * places, transposed=transposed)
+    share = kernel / module.groups
+    return Layer(name, "grouped", line, line, share, bias, share * places, 0, parts=module.groups, transposed=transposed)

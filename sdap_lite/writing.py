@@ -1,0 +1,162 @@
+"""Writes a network down as a list of operations, with ``torch.fx``; code may look at shapes.
+
+``torch.fx`` runs the model's code on stand-ins (proxies) and notes what is done to them. It stops
+where code asks a stand-in for a number, as in ``if x.shape[-1] % 2`` or ``range(x.ndim)``. Here a
+stand-in answers: with what the example's shapes give. The asked nodes are noted (``asked``): an
+answer that would change with the number of channels must not, so those channels stay.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.proxy import Attribute
+
+from .layers import ChannelPad
+
+__all__ = ["Writer"]
+
+
+class _Answers:
+    """What a stand-in answers when it is asked for a number."""
+
+    node: fx.Node
+    tracer: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return _Attribute(self, name)  # type: ignore[arg-type]
+
+    def __int__(self) -> int:
+        return int(self.tracer.number(self.node))
+
+    def __index__(self) -> int:
+        return int(self.tracer.number(self.node))
+
+    def __float__(self) -> float:
+        return float(self.tracer.number(self.node))
+
+    def __ceil__(self) -> int:
+        return math.ceil(self.tracer.number(self.node))
+
+    def __floor__(self) -> int:
+        return math.floor(self.tracer.number(self.node))
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return round(self.tracer.number(self.node), digits)
+
+    def __len__(self) -> int:
+        return len(self.tracer.answer(self.node))
+
+
+class _Proxy(_Answers, fx.Proxy):
+    pass
+
+
+class _Attribute(_Answers, Attribute):
+    pass
+
+
+class Writer(fx.Tracer):
+    """Writes a model down; buffers by name, as parameters are.
+
+    Args:
+        example: one input, on the model's device (``meta`` will do).
+
+    Attributes:
+        asked: the names of nodes whose value the code was told.
+    """
+
+    proxy_buffer_attributes = True
+
+    def __init__(self, example: Tensor) -> None:
+        super().__init__()
+        self.example = example
+        self.asked: set[str] = set()
+        self.values: dict[fx.Node, Any] = {}
+        self.paths: dict[int, str] = {}
+        self.answering = False  # while the tracer itself runs modules, nothing is written down
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, ChannelPad) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return forward(*args, **kwargs) if self.answering else super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Parameters and buffers by name; the base class looks through all of them at each access."""
+        if self.answering or not isinstance(attr_val, Tensor):
+            return attr_val
+        if not self.paths:
+            named = [*self.root.named_parameters(), *self.root.named_buffers()]
+            self.paths = {id(tensor): name for name, tensor in named}
+        name = self.paths.get(id(attr_val))
+        if name is None:
+            return attr_val
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        value = self.answer(obj.node)
+        return super().to_bool(obj) if isinstance(value, Tensor) else bool(value)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        value = self.answer(obj.node)
+        return super().iter(obj) if not isinstance(value, (tuple, list)) else iter([cast(Any, obj)[i] for i in range(len(value))])
+
+    def number(self, node: fx.Node) -> Any:
+        """A node's value, where that is a number.
+
+        Raises:
+            TypeError: it is a tensor: what the code does depends on the data.
+        """
+        value = self.answer(node)
+        if isinstance(value, Tensor):
+            raise TypeError("a number of a tensor is asked for, which depends on the data")
+        return value
+
+    def answer(self, node: fx.Node) -> Any:
+        """A node's value for the example, noted as asked for."""
+        self.asked.add(node.name)
+        self.answering = True
+        try:
+            with torch.no_grad():
+                return self.value(node)
+        finally:
+            self.answering = False
+
+    def value(self, node: fx.Node) -> Any:
+        todo = [node]  # not by recursion: networks are deep
+        while todo:
+            needs = [n for n in todo[-1].all_input_nodes if n not in self.values]
+            if needs:
+                todo += needs
+                continue
+            last = todo.pop()
+            self.values[last] = self._compute(last)
+        return self.values[node]
+
+    def _compute(self, node: fx.Node) -> Any:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
+        if node.op == "placeholder":
+            return self.example if not any(n.op == "placeholder" for n in self.values) else (args[0] if args else None)
+        target: Any = node.target
+        if node.op == "get_attr":
+            return _fetch(self.root, target)
+        if node.op == "call_method":
+            return getattr(args[0], target)(*args[1:], **kwargs)
+        run: Callable[..., Any] = self.root.get_submodule(target) if node.op == "call_module" else target
+        return run(*args, **kwargs)
+
+
+def _fetch(root: Any, path: str) -> Any:
+    for name in path.split("."):
+        root = getattr(root, name)
+    return root
