@@ -1,4 +1,4 @@
-"""The command line: ``python -m sdap_lite prune|evaluate|export|data --help``. Thin, over the API."""
+"""The command line: ``python -m sdap_lite prune|evaluate|export|data|experiment --help``. Thin, over the API."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import typer
 from torch import nn
 
-from . import _torchvision, data, measure, models, saving
+from . import _torchvision, data, experiments, measure, models, saving
 from .train import prune as run_prune
 
 app = typer.Typer(help="Prunes channels of convolutional networks.", no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
@@ -122,6 +122,34 @@ def show_data(name: Annotated[str, typer.Argument(help=f"One of {', '.join(data.
     for part, split in (("train", images.train), ("test", images.test)):
         typer.echo(f"{part}: {len(split):,} images of shape {list(split.images.shape[1:])}")
     typer.echo(f"{images.note}, {len(images.classes)} classes: {', '.join(images.classes[:10])}{' …' if len(images.classes) > 10 else ''}")
+
+
+@app.command()
+def experiment(
+    name: Annotated[str | None, typer.Argument(help="A recipe; --list names them.")] = None,
+    show: Annotated[bool, typer.Option("--list", help="Names the recipes.")] = False,
+    seeds: Annotated[int, typer.Option(help="How many seeds.")] = 3,
+    out: Annotated[Path, typer.Option(help="The folder of NAME.json.")] = experiments.RESULTS,
+    work: Annotated[Path | None, typer.Option(help="A folder for checkpoints and pruned networks; default: runs/NAME.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    scale: Annotated[float, typer.Option(help="The share of the epochs and of the training images, for a smaller machine.")] = 1.0,
+    arm: Annotated[list[str] | None, typer.Option(help="Only this arm; may be given several times.")] = None,
+    teacher: Annotated[Path | None, typer.Option(help="The checkpoint's folder of a bigger teacher, for the arm that asks for one.")] = None,
+    root: Root = None,
+) -> None:
+    """Runs a recipe: trains a network, prunes it by every arm, and writes NAME.json. Killed, it goes on where it was."""
+    if show or name is None:
+        width = max(map(len, experiments.RECIPES))
+        for key, recipe in experiments.RECIPES.items():
+            typer.echo(f"{key:{width}}  {recipe}")
+        return
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        for line in experiments.run(name, seeds=seeds, out=out, work=work, scale=scale, arms=tuple(arm or ()), teacher=teacher, root=root):
+            typer.echo(line)
+    except (ValueError, data.DatasetUnavailable) as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _saved(path: Path, net: str, images: data.Images) -> nn.Module:

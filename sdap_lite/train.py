@@ -13,6 +13,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .baselines import norm_scales
 from .budget import Report, check_rate, check_round_to, largest_rate, report, schedule, threshold
 from .channels import trace
 from .checkpoint import read_checkpoint, write_checkpoint
@@ -131,6 +133,7 @@ def prune(
     alpha: float = 0.9,
     ramp: float = 0.5,
     rule: str = "rms",
+    scores: dict[str, Tensor] | None = None,
     cost_power: float = 0.5,
     round_to: int = 1,
     teacher: nn.Module | None = None,
@@ -158,6 +161,8 @@ def prune(
         alpha: the teacher's share in the loss; 0 trains without a teacher.
         ramp: the share of the run after which the rate is reached and surgery happens.
         rule: how scores learn: ``"rms"``, ``"straight-through"`` or ``"frozen"``.
+        scores: those that the gates start from, for each prunable group a tensor, such as :mod:`sdap_lite.baselines` gives;
+            default: the batch-norm scales where they stay frozen, else zero.
         cost_power: see :func:`sdap_lite.threshold`.
         round_to: each group of channels keeps a multiple of this many (:func:`sdap_lite.threshold`).
         teacher: default: the pretrained network itself.
@@ -196,9 +201,11 @@ def prune(
     if rate > largest_rate(graph, unit, round_to):
         raise ValueError(f"rate must be at most {largest_rate(graph, unit, round_to):.4f} for this network, where every layer keeps one channel, got {rate}")
     settings.update(kind="prune", rate=rate, unit=unit, temperature=temperature, alpha=alpha, ramp=ramp, rule=rule, cost_power=cost_power, round_to=round_to)
-    settings.update(model=fingerprint, teacher=taught)
+    settings.update(model=fingerprint, teacher=taught, scores=_check_scores(scores, graph, rule))
     folder, saved = _open(settings, mode, checkpoint, resume, model, images)
-    run = _Pruning(model, model if teacher is None else teacher, graph, images, settings)
+    if scores is None and rule == "frozen":
+        scores = norm_scales(model, graph)
+    run = _Pruning(model, model if teacher is None else teacher, graph, scores, images, settings)
     run.run(folder, saved, progress)
     summary = report(graph, run.kept, asked=rate, unit=unit)
     dense = run.teacher if teacher is None else copy.deepcopy(model).to(run.device)
@@ -336,13 +343,15 @@ class _Training:
 class _Pruning(_Training):
     """Gates and a teacher until the ramp's end; then surgery, and the small model with the teacher."""
 
-    def __init__(self, model: nn.Module, teacher: nn.Module, graph: ChannelGraph, images: Images, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, model: nn.Module, teacher: nn.Module, graph: ChannelGraph, scores: dict[str, Tensor] | None, images: Images, settings: dict[str, Any]
+    ) -> None:
         super().__init__(copy.deepcopy(model), images, settings)
         self.teacher = arrange(copy.deepcopy(teacher).to(self.device), self.layout).eval().requires_grad_(False)
         self.graph = graph
         self.gates: Gates | None = Gates(graph, RULES[settings["rule"]]())
-        if settings["rule"] == "frozen":
-            self.gates.scores = norm_scales(self.model, graph)
+        if scores is not None:
+            self.gates.scores = scores
         self.gates.attach(self.model)
         self.kept: dict[str, Tensor] = graph.split(torch.ones(len(graph), dtype=torch.bool))
         self.removed = 0.0
@@ -406,16 +415,6 @@ class _Pruning(_Training):
 # ---------------------------------------------------------------------------------------------
 
 
-def norm_scales(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
-    """Each channel's largest batch-norm scale: the scores of network slimming (Liu et al. 2017)."""
-    flat = torch.zeros(len(graph))
-    for name, layer in graph.layers.items():
-        scale = getattr(model.get_submodule(name), "weight", None) if layer.kind == "norm" else None
-        if scale is not None:
-            flat.scatter_reduce_(0, layer.outputs, scale.detach().abs().float().cpu(), "amax")
-    return graph.split(flat)
-
-
 def _settings(
     images: Images, epochs: int, lr: float, batch_size: int, weight_decay: float, validation: float, seed: int, device: str | torch.device | None
 ) -> dict[str, Any]:
@@ -464,8 +463,28 @@ def _check_classifier(model: nn.Module, images: Images, *, frozen: bool = False)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < classes:
         found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"the model must give logits of shape [n, {classes}], one for each class of {images.name}, got {found}")
+    return _digest(model.state_dict().values())
+
+
+def _check_scores(scores: dict[str, Tensor] | None, graph: ChannelGraph, rule: str) -> str | None:
+    """That the scores are this network's and that the rule starts from them; returns their fingerprint."""
+    if scores is None:
+        return None
+    if rule == "rms":
+        raise ValueError("scores must come with a rule that starts from them, 'frozen' or 'straight-through', got rule='rms'")
+    try:
+        flat = graph.join(scores, 0.0)
+    except ValueError as error:
+        raise ValueError(f"scores must fit the network: {error}") from error
+    if not (flat.is_floating_point() and bool(torch.isfinite(flat).all())):
+        raise ValueError(f"scores must be finite floating-point numbers, got {flat.dtype}{' with NaN or infinity' if flat.is_floating_point() else ''}")
+    return _digest([flat])
+
+
+def _digest(tensors: Iterable[Tensor]) -> str:
+    """A fingerprint of the tensors' numbers."""
     digest = hashlib.sha256()
-    for tensor in model.state_dict().values():
+    for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
