@@ -21,9 +21,9 @@ from nets import EXAMPLE, Shared, SqueezeExcitation, assert_same_bits, build, fi
 from torch import Tensor, nn
 
 import sdap_lite
-from sdap_lite import Images, Result, Split, TraceError, accuracy, cost, count_params, largest_rate, models, prune, schedule, threshold, trace, train
+from sdap_lite import Images, Result, Split, TraceError, accuracy, cost, count_params, largest_rate, models, prune, schedule, trace, train
 from sdap_lite.checkpoint import NAME, read_checkpoint
-from sdap_lite.train import learning_rate, norm_scales
+from sdap_lite.train import learning_rate
 
 loop = importlib.import_module("sdap_lite.train")  # sdap_lite.train is the function
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 16, "lr": 0.01, "mode": "fp32", "device": "cpu", "progress": False}
@@ -356,18 +356,6 @@ def test_teacher_is_the_pretrained_network_itself() -> None:
     given = [prune(build("resnet-pad"), pictures(), rate=0.5, teacher=t, **QUICK) for t in (None, build("resnet-pad"), build("resnet-pad", seed=9))]
     assert_same_bits(given[0].model, fingerprint(given[1].model))
     assert not torch.equal(given[0].model.fc.bias, given[2].model.fc.bias)
-
-
-def test_frozen_rule_starts_from_the_norms_scales() -> None:
-    model = build("vgg")
-    graph = trace(model, EXAMPLE)
-    scales = norm_scales(model, graph)
-    for name, found in scales.items():
-        index = int(name.split(".")[1])
-        assert torch.equal(found, model.features[index + 1].weight.detach().abs())
-    result = prune(model, pictures(classes=10), rate=0.5, rule="frozen", **QUICK)
-    wanted = threshold(graph, scales, 0.5)
-    assert all(torch.equal(result.kept[n], wanted[n]) for n in wanted)
 
 
 # Checkpoints
