@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from sdap_lite import count_params, load, models, save
 from sdap_lite.__main__ import app
 
-COMMANDS = ["prune", "evaluate", "export", "data"]
+COMMANDS = ["prune", "evaluate", "export", "data", "experiment"]
 
 
 def run(*arguments: object) -> Any:
