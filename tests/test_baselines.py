@@ -182,12 +182,6 @@ def test_wrong_scores_are_refused(change: Callable[[dict[str, Tensor]], dict[str
         prune(model, pictures(classes=10), 0.5, rule="frozen", scores=change(random(trace(model, EXAMPLE))), **QUICK)
 
 
-def test_scores_of_a_rule_that_does_not_start_from_them_are_refused() -> None:
-    model = build("vgg")
-    with pytest.raises(ValueError, match="scores must come with a rule that starts from them, 'frozen' or 'straight-through', got rule='rms'"):
-        prune(model, pictures(classes=10), 0.5, scores=random(trace(model, EXAMPLE)), **QUICK)
-
-
 # From scratch
 
 

@@ -21,7 +21,7 @@ from nets import EXAMPLE, Shared, SqueezeExcitation, assert_same_bits, build, fi
 from torch import Tensor, nn
 
 import sdap_lite
-from sdap_lite import Images, Result, Split, TraceError, accuracy, cost, count_params, largest_rate, models, prune, schedule, trace, train
+from sdap_lite import Images, Result, Split, TraceError, accuracy, cost, count_params, largest_rate, models, prune, schedule, threshold, trace, train
 from sdap_lite.checkpoint import NAME, read_checkpoint
 from sdap_lite.train import learning_rate
 
@@ -639,9 +639,8 @@ def test_unreachable_rate_names_the_largest() -> None:
 def test_ramp_follows_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     """At every look the gates are closed to the schedule's rate, and once for all when it is reached."""
     asked: list[float] = []
-    close_to = sdap_lite.Gates.close_to
-    monkeypatch.setattr(sdap_lite.Gates, "close_to", lambda self, rate, **k: asked.append(rate) or close_to(self, rate, **k))
+    monkeypatch.setattr(loop, "threshold", lambda graph, scores, rate, **k: asked.append(rate) or threshold(graph, scores, rate, **k))
     prune(build("resnet-pad"), pictures(), rate=0.6, ramp=0.5, **{**QUICK, "epochs": 8, "batch_size": 8})
     steps = 8 * 6
     wanted = [schedule(step / steps, 0.6, 0.5) for step in range(0, steps // 2, loop.CLOSE_EVERY)]
-    assert asked == pytest.approx(wanted)
+    assert asked == pytest.approx([*wanted, 0.6])
