@@ -63,19 +63,19 @@ def taylor(model: nn.Module, graph: ChannelGraph, images: Images, *, steps: int 
         model: stays as it is; it runs in eval mode.
         graph: of the model.
         images: the set; its training part is used.
-        steps: batches to average over.
+        steps: batches to average over, or as many as there are.
         batch_size: images a batch.
         seed: which images, and how they are augmented.
     """
     model = copy.deepcopy(model).eval()
     device = next(model.parameters()).device
-    square = torch.zeros(len(graph), device=device)
+    squares = []
     shuffled = batches(images.hold_out()[1], batch_size, images, shuffle=torch.Generator().manual_seed(seed))
     with Gates(graph).attach(model) as gates:
         for x, y in itertools.islice(shuffled, steps):
             (gradient,) = torch.autograd.grad(F.cross_entropy(model(x.to(device)), y.to(device)), gates.flat)
-            square += gradient.square()
-    return graph.split(square.div(steps).sqrt().cpu())
+            squares.append(gradient.square())
+    return graph.split(torch.stack(squares).mean(0).sqrt().cpu())
 
 
 def random(graph: ChannelGraph, *, seed: int = 0) -> dict[str, Tensor]:

@@ -67,6 +67,7 @@ def threshold(
     cost_power: float = 0.5,
     fill: bool = True,
     round_to: int = 1,
+    at: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Keeps the channels of the highest scores, as many as the budget allows.
 
@@ -86,6 +87,8 @@ def threshold(
             part), so that layers have widths that hardware likes. Counts are rounded down before
             the cost is counted; only a group that is smaller, or in which more must stay than the
             largest multiple, keeps all.
+        at: channels that are kept at the moment: what a channel costs is counted at these widths;
+            default: at the full ones.
 
     Returns:
         For each prunable group a bool tensor; its cost is at most ``(1 - rate)`` of the whole,
@@ -103,7 +106,7 @@ def threshold(
         raise ValueError("scores must be finite numbers, got NaN or infinity")
     whole = torch.ones(len(graph), dtype=torch.bool)
     if cost_power:
-        flat = _divide(flat, counter.marginal(whole).clamp(min=1) ** cost_power)
+        flat = _divide(flat, counter.marginal(_flat(graph, at)).clamp(min=1) ** cost_power)
     must = _protected(graph, flat)
     down = _rounder(graph, flat, must, round_to)
     target = math.floor((1 - rate) * counter.cost(whole) + 1e-9)

@@ -31,6 +31,7 @@ from .data import Images
 from .graph import ChannelGraph
 from .measure import accuracy, best_device, count_macs, count_params, latency
 from .train import Result, prune, train
+from .variants import Variant
 
 __all__ = ["NETS", "RECIPES", "SCORES", "Recipe", "run"]
 
@@ -69,11 +70,13 @@ class Recipe:
         data: an image set of :func:`sdap_lite.data.load`.
         epochs: of pruning.
         arms: by name, what each does differently: arguments of :func:`sdap_lite.prune`, of which ``scores`` names
-            one of :data:`SCORES` and ``teacher`` one of :data:`NETS`; ``net``; or ``scratch``, to train the small
+            one of :data:`SCORES`, ``teacher`` one of :data:`NETS` and ``variant`` the fields of a
+            :class:`sdap_lite.variants.Variant`; ``net``; or ``scratch``, to train the small
             network of another arm from random weights.
         rates: to prune at.
         images: training images; default: all.
         size: pixels a side; default: the set's own.
+        all_validation: whether all held-out images validate where fewer are trained on than there are.
         dense: epochs that train the dense network; 0 takes the shipped weights.
         dense_lr: its learning rate.
     """
@@ -87,6 +90,7 @@ class Recipe:
     size: int | None = None
     dense: int = 0
     dense_lr: float = 0.1
+    all_validation: bool = False
 
     def __str__(self) -> str:
         dense = f"{self.dense} epochs dense" if self.dense else "shipped weights"
@@ -126,6 +130,30 @@ GATE_RULES = {
         ("rms", 0.5, 0.0),
     ]
 }
+# The open questions, each as one change to the defaults; chosen on validation images: chapter 11
+ABLATION: dict[str, dict[str, Any]] = {
+    "sdap": {},
+    "start: batch-norm scale": {"scores": "batch-norm scale"},
+    "start: Taylor": {"scores": "Taylor"},
+    "decay 0.9": {"variant": {"decay": 0.9}},
+    "decay 0.999": {"variant": {"decay": 0.999}},
+    "gradient of the labels' loss": {"variant": {"labels": True}},
+    "cost power 0": {"cost_power": 0.0},
+    "cost power 1": {"cost_power": 1.0},
+    "current costs": {"variant": {"current_costs": True}},
+    "current costs, power 1": {"cost_power": 1.0, "variant": {"current_costs": True}},
+    "floor 0.1": {"variant": {"floor": 0.1}},
+    "noise 0.3": {"variant": {"noise": 0.3}},
+    "ramp 0.3": {"ramp": 0.3},
+    "ramp 0.7": {"ramp": 0.7},
+    "alpha 0.5": {"alpha": 0.5},
+    "alpha 1": {"alpha": 1.0},
+    "temperature 2": {"temperature": 2.0},
+    "learning rate 0.01": {"lr": 0.01},
+    "learning rate 0.05": {"lr": 0.05},
+    "restart": {"variant": {"restart": True}},
+    "recalibrate": {"variant": {"recalibrate": 20}},
+}
 
 RECIPES: dict[str, Recipe] = {
     # Hours on one CPU core, from shipped weights
@@ -134,6 +162,7 @@ RECIPES: dict[str, Recipe] = {
     "rivals-fashion": Recipe("vgg", "fashion-mini", 3, RIVALS),
     "rivals-vgg": Recipe("vgg", "cifar10", 3, {**RIVALS, **BIGGER_TEACHER}, images=15_000),
     "rivals-resnet20": Recipe("resnet20", "cifar10", 3, {**RIVALS, **BIGGER_TEACHER}, images=15_000),
+    "ablation-vgg": Recipe("vgg", "cifar10", 3, ABLATION, images=15_000, all_validation=True),
     # The same extra epochs without pruning say what the extra epochs alone give
     "headline-vgg-half": Recipe("vgg-half", "cifar10", 12, {"sdap": {}, "dense, trained on": {"rate": 0.0}}, rates=(0.9,), dense=30),
 }
@@ -217,6 +246,8 @@ class _Experiment:
         self.full = data.load(recipe.data, root, size=recipe.size)
         count = round(scale * len(self.full.hold_out()[1])) if scale < 1 and recipe.images is None else recipe.images
         self.images = self.full if count is None else self.full.limit(count, len(self.full.test))
+        if recipe.all_validation:
+            self.images = replace(self.images, validation=self.full.hold_out()[0])
         self.example = torch.zeros(1, *self.images.train.images.shape[1:])
         self.path = out / f"{name}.json"
         self.card = self.about()
@@ -242,7 +273,7 @@ class _Experiment:
         """All that the figures depend on."""
         held_out, training = (f"{len(part):,}" for part in self.images.hold_out())
         device = f"{torch.cuda.get_device_name()} GPU" if torch.cuda.is_available() else f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
-        recipe = {key: value for key, value in vars(self.recipe).items() if key not in ("arms", "images", "size")}
+        recipe = {key: value for key, value in vars(self.recipe).items() if key not in ("arms", "images", "size", "all_validation")}
         return {
             "command": f"python -m sdap_lite experiment {self.name}" + ("" if self.scale == 1 else f" --scale {self.scale:g}"),
             "commit": _commit(),
@@ -328,6 +359,8 @@ class _Experiment:
         arguments = {k: v for k, v in settings.items() if k not in ("net", "scratch")}
         if "scores" in arguments:
             arguments["scores"] = SCORES[arguments["scores"]](dense, trace(dense, self.example), self.images, settings["seed"])
+        if "variant" in arguments:
+            arguments["variant"] = Variant(**arguments["variant"])
         if "teacher" in arguments:
             arguments["teacher"] = self.teacher
         return prune(dense, self.images, **arguments, **self.going_on(self.folder(settings)))

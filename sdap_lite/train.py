@@ -30,13 +30,14 @@ from .channels import trace
 from .checkpoint import read_checkpoint, write_checkpoint
 from .data import Images, batches
 from .distill import distillation_loss
-from .gates import RULES, Gates
+from .gates import RULES, Gates, RootMeanSquare
 from .graph import ChannelGraph
 from .latency_table import LatencyTable
 from .measure import MODES, accuracy, arrange, best_device, choose_mode, evaluating
 from .surgery import remove_channels, slice_optimizer
 from .team import team
 from .timing import time_both, time_layers
+from .variants import Variant, floored, noisy, recalibrate
 
 __all__ = ["Result", "learning_rate", "prune", "train"]
 
@@ -139,6 +140,7 @@ def prune(
     cost_power: float = 0.5,
     round_to: int = 1,
     teacher: nn.Module | None = None,
+    variant: Variant | None = None,
     batch_size: int = 128,
     weight_decay: float = 5e-4,
     validation: float = 0.1,
@@ -168,6 +170,7 @@ def prune(
         cost_power: see :func:`sdap_lite.threshold`.
         round_to: each group of channels keeps a multiple of this many (:func:`sdap_lite.threshold`).
         teacher: default: the pretrained network itself.
+        variant: what else is done otherwise, for the questions of chapter 11.
         batch_size: images a step.
         weight_decay: on weights, not on norms and biases.
         validation: share of the training images that is held out, the same ones for every seed
@@ -203,7 +206,7 @@ def prune(
     if rate > largest_rate(graph, unit, round_to):
         raise ValueError(f"rate must be at most {largest_rate(graph, unit, round_to):.4f} for this network, where every layer keeps one channel, got {rate}")
     settings.update(kind="prune", rate=rate, unit=unit, temperature=temperature, alpha=alpha, ramp=ramp, rule=rule, cost_power=cost_power, round_to=round_to)
-    settings.update(model=fingerprint, teacher=taught, scores=_check_scores(scores, graph, rule))
+    settings.update(model=fingerprint, teacher=taught, scores=_check_scores(scores, graph), variant=(variant and variant.differs) or None)
     folder, saved = _open(settings, mode, checkpoint, resume, model, images)
     if scores is None and rule == "frozen":
         scores = norm_scales(model, graph)
@@ -256,6 +259,10 @@ class _Training:
     def loss(self, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(logits, y, label_smoothing=self.settings["label_smoothing"])
 
+    def place(self, progress: float) -> float:
+        """Where on the learning rate's curve a moment of the run lies; both from 0 to 1."""
+        return progress
+
     def before_step(self, step: int) -> None:
         """Called before each step, with the count of those that are done."""
 
@@ -291,7 +298,7 @@ class _Training:
     def step(self, x: Tensor, y: Tensor, step: int) -> tuple[float, float]:
         """One batch; returns its loss and its share of right answers."""
         self.before_step(step)
-        lr = learning_rate(step / self.total_steps, self.settings["lr"])
+        lr = learning_rate(self.place(step / self.total_steps), self.settings["lr"])
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         weight, x, y = self.team.weight(len(x)), self.team.share(x).to(memory_format=self.layout), self.team.share(y)
@@ -358,7 +365,9 @@ class _Pruning(_Training):
         super().__init__(copy.deepcopy(model), images, settings)
         self.teacher = arrange(copy.deepcopy(teacher).to(self.device), self.layout).eval().requires_grad_(False)
         self.graph = graph
-        self.gates: Gates | None = Gates(graph, RULES[settings["rule"]]())
+        self.variant = Variant(**(settings["variant"] or {}))
+        rule = RULES[settings["rule"]]
+        self.gates: Gates | None = Gates(graph, rule(self.variant.decay) if rule is RootMeanSquare else rule())
         if scores is not None:
             self.gates.scores = scores
         self.gates.attach(self.model)
@@ -366,6 +375,8 @@ class _Pruning(_Training):
         self.removed = 0.0
 
     def loss(self, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        if self.variant.labels and self.gates is not None:
+            (self.of_labels,) = torch.autograd.grad(F.cross_entropy(logits, y), self.gates.flat, retain_graph=True)
         if self.settings["alpha"] == 0:
             return F.cross_entropy(logits, y)
         with torch.no_grad():
@@ -377,26 +388,39 @@ class _Pruning(_Training):
         if self.gates is None:
             return
         if progress >= self.settings["ramp"]:
-            self.operate(self.final_choice())
+            self.operate(self.choose(self.settings["rate"], round_to=self.settings["round_to"]))
         elif step % CLOSE_EVERY == 0:
             rate = schedule(progress, self.settings["rate"], self.settings["ramp"])
-            self.kept = self.gates.close_to(rate, unit=self.settings["unit"], cost_power=self.settings["cost_power"])
+            drawn = torch.Generator().manual_seed(1_000_003 * self.settings["seed"] + step) if self.variant.noise else None
+            self.kept = self.choose(rate, drawn, fill=False)
+            self.gates.close(self.kept)
             self.removed = report(self.graph, self.kept).achieved()
 
     def after_backward(self) -> None:
         if self.gates is not None:
-            assert self.gates.flat.grad is not None
-            self.gates.flat.grad = self.team.mean(self.gates.flat.grad)
+            gradient = self.of_labels if self.variant.labels else self.gates.flat.grad
+            assert gradient is not None
+            self.gates.flat.grad = self.team.mean(gradient)
             self.gates.learn()
 
     def finish(self) -> None:
         if self.gates is not None:  # a ramp so long that the run ended in it
-            self.operate(self.final_choice())
+            self.operate(self.choose(self.settings["rate"], round_to=self.settings["round_to"]))
 
-    def final_choice(self) -> dict[str, Tensor]:
+    def choose(self, rate: float, drawn: torch.Generator | None = None, **arguments: Any) -> dict[str, Tensor]:
+        """The channels to keep, by the scores as they are, or drawn by them."""
         assert self.gates is not None
-        settings = {name: self.settings[name] for name in ("unit", "cost_power", "round_to")}
-        return threshold(self.graph, self.gates.scores, self.settings["rate"], **settings)
+        scores = self.gates.scores
+        if self.variant.floor:
+            scores = floored(scores, self.variant.floor)
+        if drawn is not None:
+            scores = noisy(scores, self.variant.noise, drawn)
+        at = self.kept if self.variant.current_costs else None
+        return threshold(self.graph, scores, rate, unit=self.settings["unit"], cost_power=self.settings["cost_power"], at=at, **arguments)
+
+    def place(self, progress: float) -> float:
+        ramp = self.settings["ramp"]
+        return (progress - ramp) / (1 - ramp) if self.variant.restart and ramp <= progress < 1 else progress
 
     def operate(self, kept: dict[str, Tensor]) -> None:
         """The masks freeze, and the run goes on with the small model and its share of the optimizer."""
@@ -407,6 +431,11 @@ class _Pruning(_Training):
         small = arrange(remove_channels(self.model, self.graph, kept), self.layout)
         slice_optimizer(self.optimizer, self.model, small, self.graph, kept)
         self.model, self.removed = small, report(self.graph, kept).achieved()
+        if self.variant.recalibrate:
+            shuffled = batches(self.training, self.settings["batch_size"], self.images, shuffle=torch.Generator().manual_seed(self.settings["seed"]))
+            inputs = (x.to(memory_format=self.layout) for x, _ in itertools.islice(shuffled, self.variant.recalibrate))
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype != torch.float32):
+                recalibrate(small, inputs)
 
     def extra(self) -> dict[str, float]:
         return {"removed": self.removed}
@@ -478,12 +507,10 @@ def _check_classifier(model: nn.Module, images: Images, *, frozen: bool = False)
     return _digest(model.state_dict().values())
 
 
-def _check_scores(scores: dict[str, Tensor] | None, graph: ChannelGraph, rule: str) -> str | None:
-    """That the scores are this network's and that the rule starts from them; returns their fingerprint."""
+def _check_scores(scores: dict[str, Tensor] | None, graph: ChannelGraph) -> str | None:
+    """That the scores are this network's; returns their fingerprint."""
     if scores is None:
         return None
-    if rule == "rms":
-        raise ValueError("scores must come with a rule that starts from them, 'frozen' or 'straight-through', got rule='rms'")
     try:
         flat = graph.join(scores, 0.0)
     except ValueError as error:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from sdap_lite import ChannelGraph, count_macs, count_params, load, models, save, time_layers
 from sdap_lite.__main__ import app
 
-COMMANDS = ["prune", "evaluate", "export", "data"]
+COMMANDS = ["prune", "evaluate", "export", "data", "experiment"]
 
 
 def run(*arguments: object) -> Any:
