@@ -90,7 +90,7 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """Channels that must stay: which operation wants it, in which module, why."""
+    """Channels that must stay: which operation wants it, in which module, why. None: all that it gives."""
 
     channels: Tensor
     operation: str
@@ -98,7 +98,7 @@ class Kept:
     reason: str
 
     def __str__(self) -> str:
-        return f"{len(self.channels)} channels kept by {self.operation} at {self.module or 'the top'}: {self.reason}"
+        return f"{len(self.channels) or 'all'} channels kept by {self.operation} at {self.module or 'the top'}: {self.reason}"
 
 
 @dataclass(frozen=True, eq=False)
