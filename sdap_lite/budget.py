@@ -16,6 +16,7 @@ from .graph import ChannelGraph
 
 __all__ = ["UNITS", "Report", "channel_costs", "cost", "largest_rate", "report", "schedule", "threshold"]
 
+#: What a rate may count.
 UNITS = ("params", "macs", "channels")
 
 

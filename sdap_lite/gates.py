@@ -117,6 +117,7 @@ class RootMeanSquare:
         self.mean, self.steps = state["mean"], state["steps"]
 
 
+#: The gates' rules by the names that ``Gates`` and ``prune`` take.
 RULES: dict[str, type] = {"rms": RootMeanSquare, "straight-through": StraightThrough, "frozen": Frozen}
 
 
