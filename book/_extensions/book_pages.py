@@ -1,8 +1,11 @@
-"""What the book's pages need beyond Sphinx's own: chapters named in docstrings become links, and
-pages ask no other host for anything."""
+"""What the book's pages need beyond Sphinx's own: chapters named in docstrings become links, figures
+get the alternative text that they bring along, and pages ask no other host for anything."""
 
 from __future__ import annotations
 
+import binascii
+import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -39,7 +42,27 @@ def keep_to_this_host(app: Sphinx, doctree: nodes.document) -> None:
             image.replace_self(nodes.inline("", image["alt"], classes=["colab"]))
 
 
+def describe_figures(app: Sphinx, doctree: nodes.document) -> None:
+    """Figures' alternative texts: a notebook's outputs carry them, but myst-nb does not hand them on.
+
+    It names a picture's file by the hash of its bytes, and by that the output is found again.
+    """
+    executed = Path(app.env.mystnb_config.output_folder, f"{app.env.docname}.ipynb")
+    if not executed.is_file():
+        return
+    texts = {}
+    for cell in json.loads(executed.read_text(encoding="utf-8"))["cells"]:
+        for output in cell.get("outputs", ()):
+            if "image/png" in output.get("data", ()):
+                name = hashlib.sha256(binascii.a2b_base64("".join(output["data"]["image/png"]))).hexdigest()
+                texts[name] = output["metadata"].get("image/png", {}).get("alt")
+    for image in doctree.findall(nodes.image):
+        if text := texts.get(Path(image["uri"]).stem):
+            image["alt"] = text
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", link_chapters)
     app.connect("doctree-read", keep_to_this_host)
+    app.connect("doctree-read", describe_figures)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
