@@ -112,7 +112,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert {"data", "measure", "models", "plots", "saving"} <= named
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem[0].isdigit()], ids=lambda path: path.stem)
 def test_chapter_links_to_glossary_and_reference(path: Path) -> None:
     prose = "".join("".join(cell["source"]) + "\n\n" for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "markdown")
     assert "](glossary.md#" in prose

@@ -1,5 +1,5 @@
 """What the book's pages need beyond Sphinx's own: chapters named in docstrings become links, figures
-get the alternative text that they bring along, and pages ask no other host for anything."""
+get the alternative text that they bring along, and pages load nothing from another host or in vain."""
 
 from __future__ import annotations
 
@@ -61,8 +61,14 @@ def describe_figures(app: Sphinx, doctree: nodes.document) -> None:
             image["alt"] = text
 
 
+def leave_thebe_out(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """Jupyter Book adds scripts for live code to every page, one of them twice, which is an error; the book has no live code."""
+    context["script_files"] = [file for file in context["script_files"] if "thebe" not in f"{file.filename} {file.attributes.get('body')}"]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", link_chapters)
     app.connect("doctree-read", keep_to_this_host)
     app.connect("doctree-read", describe_figures)
+    app.connect("html-page-context", leave_thebe_out, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
