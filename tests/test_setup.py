@@ -77,7 +77,7 @@ def test_one_repository_address() -> None:
     owner, name = PROJECT["urls"]["Repository"].removeprefix("https://github.com/").split("/")
     assert CONFIG["repository"]["url"] == PROJECT["urls"]["Repository"]
     assert CONFIG["html"]["baseurl"] == PROJECT["urls"]["Book"] == f"https://{owner}.github.io/{name}/"
-    mentioned = re.compile(r"github\.com(?:/github)?/([\w.-]+/sdap[\w-]*)")
+    mentioned = re.compile(r"(?:github\.com|google\.com/github)/([\w.-]+/sdap[\w-]*)")
     for path in files():
         for address in mentioned.findall(path.read_text()):
             assert address == f"{owner}/{name}", path
