@@ -21,7 +21,7 @@ from torch import Tensor
 from .describe import DescribedFigure
 
 if TYPE_CHECKING:
-    from .data import Images
+    from .data import Images, Split
     from .graph import ChannelGraph
 
 PALETTE = sns.color_palette("colorblind")
@@ -569,6 +569,35 @@ def kept_by_step(kept: Sequence[dict[str, Tensor]], surgery: int, note: str) -> 
     axis.set_ylabel("layer")
     figure.colorbar(image, ax=axis, label="channels kept (%)")
     return footnote(figure, note)
+
+
+def newly_wrong(split: Split, classes: Sequence[str], before: Tensor, after: Tensor, note: str, *, most: int = 8) -> Figure:
+    """Images that the dense network names rightly and the pruned one does not, with both answers; and how many there are.
+
+    Args:
+        split: the images.
+        classes: their names.
+        before: the dense network's answers, class numbers of shape [n].
+        after: the pruned network's.
+        note: which images they are.
+        most: how many are drawn, the first ones.
+
+    Raises:
+        ValueError: there is no such image.
+    """
+    found = ((before == split.labels) & (after != split.labels)).nonzero().flatten()
+    if not len(found):
+        raise ValueError("there must be an image that is newly named wrongly, found none")
+    with plt.rc_context({"figure.facecolor": "white"}):
+        figure, axes = plt.subplots(1, most, FigureClass=DescribedFigure, figsize=(7.0, 1.5), layout="constrained")
+    plt.close(figure)
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, i in zip(axes, found.tolist(), strict=False):
+        axis.imshow(split.images[i].permute(1, 2, 0).expand(-1, -1, 3).numpy())
+        axis.set_title(f"{classes[before[i]]}\n→ {classes[after[i]]}", fontsize="xx-small")
+    gained = int(((before != split.labels) & (after == split.labels)).sum())
+    return footnote(figure, f"{note}: {len(found):,} of {len(split):,} newly wrong, {gained:,} newly right")
 
 
 def epochs_by_seed(rows: Sequence[dict[str, Any]], dense: dict[str, float], note: str) -> Figure:
