@@ -18,7 +18,8 @@ from .latency_table import LatencyTable
 
 __all__ = ["UNITS", "Report", "channel_costs", "cost", "largest_rate", "report", "schedule", "threshold"]
 
-UNITS = ("params", "macs", "channels")  # counted from the graph alone; "latency" wants a table of times
+#: What a rate may count from the graph alone; ``"latency"`` wants a table of times.
+UNITS = ("params", "macs", "channels")
 
 
 def cost(graph: ChannelGraph, kept: dict[str, Tensor] | None = None, unit: str = "params") -> int:

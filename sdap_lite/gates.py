@@ -123,6 +123,7 @@ class RootMeanSquare:
         self.mean, self.steps, self.started = state["mean"], state["steps"], state.get("started", False)
 
 
+#: The gates' rules by the names that ``Gates`` and ``prune`` take.
 RULES: dict[str, type] = {"rms": RootMeanSquare, "straight-through": StraightThrough, "frozen": Frozen}
 
 

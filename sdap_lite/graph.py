@@ -1,4 +1,4 @@
-"""What a trace finds: layers, groups of channels, and what must stay. Data, and no torch.fx."""
+"""What a trace finds: layers, groups of channels, and what must stay. Data, and no torch.fx. Chapter 3."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Layer:
 
     @property
     def mixes(self) -> bool:
-        """Whether it consumes channels: its input columns are what gates act on."""
+        """Whether it consumes channels; its input columns are then what gates act on."""
         return self.kind in ("conv", "transposed", "grouped", "linear")
 
     @property

@@ -19,7 +19,8 @@ from .layers import ChannelPad
 __all__ = ["PRETRAINED", "VGG", "DenseNet", "MobileNetV2", "ResNet", "densenet40", "mobilenetv2", "resnet20", "resnet56", "vgg"]
 
 BUNDLED = Path(__file__).parent / "bundled"
-PRETRAINED = tuple(sorted(path.stem for path in BUNDLED.glob("*-*.safetensors")))  # "<net>-<data>"
+#: The pretrained weights that lie in the package, as ``"<net>-<data>"``.
+PRETRAINED = tuple(sorted(path.stem for path in BUNDLED.glob("*-*.safetensors")))
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> list[nn.Module]:

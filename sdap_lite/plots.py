@@ -18,8 +18,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from .describe import DescribedFigure
+
 if TYPE_CHECKING:
-    from .data import Images
+    from .data import Images, Split
     from .graph import ChannelGraph
 
 PALETTE = sns.color_palette("colorblind")
@@ -38,7 +40,7 @@ def new_figure(columns: int = 1, *, width: float = 7.0, height: float = 3.6) -> 
         height: in inches.
     """
     with plt.rc_context({"figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white"}), sns.axes_style("whitegrid"):
-        figure, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False)
+        figure, axes = plt.subplots(1, columns, FigureClass=DescribedFigure, figsize=(width, height), layout="constrained", squeeze=False)
     plt.close(figure)
     return figure, list(axes[0])
 
@@ -66,7 +68,7 @@ def image_grid(images: Images, *, columns: int = 10) -> Figure:
         columns: how many images in a row.
     """
     with plt.rc_context({"figure.facecolor": "white"}):
-        figure, axes = plt.subplots(2, columns, figsize=(7.0, 2.0), layout="constrained")
+        figure, axes = plt.subplots(2, columns, FigureClass=DescribedFigure, figsize=(7.0, 2.0), layout="constrained")
     plt.close(figure)
     for axis, image, label in zip(axes.flat, images.train.images, images.train.labels.tolist(), strict=False):
         axis.imshow(image.permute(1, 2, 0).expand(-1, -1, 3).numpy())
@@ -395,7 +397,7 @@ def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float], tex
 def method_picture() -> Figure:
     """The whole method: a network that teaches its own copy, whose channels go by one rate, in one run."""
     with plt.rc_context({"figure.facecolor": "white", "axes.facecolor": "white"}), sns.axes_style("white"):
-        figure, (axis, below) = plt.subplots(2, 1, figsize=(9, 6.2), layout="constrained", height_ratios=(3, 1), sharex=True)
+        figure, (axis, below) = plt.subplots(2, 1, FigureClass=DescribedFigure, figsize=(9, 6.2), layout="constrained", height_ratios=(3, 1), sharex=True)
     plt.close(figure)
     axis.set(xlim=(0, 100), ylim=(0, 66))
     axis.set_axis_off()
@@ -567,6 +569,35 @@ def kept_by_step(kept: Sequence[dict[str, Tensor]], surgery: int, note: str) -> 
     axis.set_ylabel("layer")
     figure.colorbar(image, ax=axis, label="channels kept (%)")
     return footnote(figure, note)
+
+
+def newly_wrong(split: Split, classes: Sequence[str], before: Tensor, after: Tensor, note: str, *, most: int = 8) -> Figure:
+    """Images that the dense network names rightly and the pruned one does not, with both answers; and how many there are.
+
+    Args:
+        split: the images.
+        classes: their names.
+        before: the dense network's answers, class numbers of shape [n].
+        after: the pruned network's.
+        note: which images they are.
+        most: how many are drawn, the first ones.
+
+    Raises:
+        ValueError: there is no such image.
+    """
+    found = ((before == split.labels) & (after != split.labels)).nonzero().flatten()
+    if not len(found):
+        raise ValueError("there must be an image that is newly named wrongly, found none")
+    with plt.rc_context({"figure.facecolor": "white"}):
+        figure, axes = plt.subplots(1, most, FigureClass=DescribedFigure, figsize=(7.0, 1.5), layout="constrained")
+    plt.close(figure)
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, i in zip(axes, found.tolist(), strict=False):
+        axis.imshow(split.images[i].permute(1, 2, 0).expand(-1, -1, 3).numpy())
+        axis.set_title(f"{classes[int(before[i])]}\n→ {classes[int(after[i])]}", fontsize="xx-small")
+    gained = int(((before != split.labels) & (after == split.labels)).sum())
+    return footnote(figure, f"{note}: {len(found):,} of {len(split):,} newly wrong, {gained:,} newly right")
 
 
 def epochs_by_seed(rows: Sequence[dict[str, Any]], dense: dict[str, float], note: str) -> Figure:
