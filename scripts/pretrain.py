@@ -1,7 +1,7 @@
 """Trains a network that the library ships, and writes its weights, its card and its log.
 
     python scripts/pretrain.py resnet20 cifar10 --epochs 70
-    python scripts/pretrain.py mobilenet_v2 imagenette --size 64 --batch-size 64 --epochs 24
+    python scripts/pretrain.py mobilenet_v2 imagenette --size 64 --epochs 16 --batch-size 64 --lr 0.02
 
 writes ``sdap_lite/bundled/resnet20-cifar10.{safetensors,json}``: fp16 weights, and the card with the
 data, the recipe, every epoch, the accuracy, the hardware and the commit. ``mobilenet_v2`` is
