@@ -52,7 +52,7 @@ def prune(
     name: Data = "cifar10",
     rate: Annotated[float, typer.Option(help="The share that goes, 0 to below 1.")] = 0.75,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 30,
-    unit: Annotated[str, typer.Option(help="What the rate counts: params, macs or channels.")] = "params",
+    unit: Annotated[str, typer.Option(help="What the rate counts: params, macs, channels or latency (measured here).")] = "params",
     round_to: Annotated[int, typer.Option(help="Each group of channels keeps a multiple of this many, such as 8.")] = 1,
     out: Annotated[Path, typer.Option(help="Where the pruned network goes: OUT.safetensors and OUT.json.")] = Path("pruned"),
     pretrained: Annotated[str | None, typer.Option(help="Shipped weights to start from; default: those of the data set, where there are any.")] = None,

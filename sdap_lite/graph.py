@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .latency_table import LatencyTable
+
 __all__ = ["ChannelGraph", "Group", "Kept", "Layer"]
 
 
@@ -110,6 +112,7 @@ class ChannelGraph:
         kept: for the others: the reasons.
         shape: of the example that was traced.
         other_params: parameters that belong to no channel.
+        times: what its layers take on this machine, if they were timed (:func:`sdap_lite.time_layers`).
     """
 
     layers: dict[str, Layer]
@@ -118,6 +121,7 @@ class ChannelGraph:
     kept: tuple[Kept, ...]
     shape: tuple[int, ...]
     other_params: int = 0
+    times: LatencyTable | None = None
 
     def __len__(self) -> int:
         """The number of channels."""

@@ -13,7 +13,7 @@ import math
 import os
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,10 @@ from .data import Images, batches
 from .distill import distillation_loss
 from .gates import RULES, Gates
 from .graph import ChannelGraph
+from .latency_table import LatencyTable
 from .measure import MODES, accuracy, arrange, best_device, choose_mode, evaluating
 from .surgery import remove_channels, slice_optimizer
+from .timing import time_both, time_layers
 
 __all__ = ["Result", "learning_rate", "prune", "train"]
 
@@ -149,7 +151,8 @@ def prune(
         images: the set; its test images are looked at once, at the end.
         rate: the share of ``unit`` that goes, from 0 to below 1.
         epochs: passes over the training images, in all.
-        unit: ``"params"``, ``"macs"`` or ``"channels"``.
+        unit: ``"params"``, ``"macs"``, ``"channels"`` or ``"latency"``: how long one image takes on
+            this device, looked up in a table of times that is measured when the run begins.
         lr: the highest learning rate.
         temperature: of the distillation (:func:`sdap_lite.distillation_loss`).
         alpha: the teacher's share in the loss; 0 trains without a teacher.
@@ -184,18 +187,24 @@ def prune(
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
     check_round_to(round_to)
     fingerprint, taught = _check_classifier(model, images), "" if teacher is None else _check_classifier(teacher, images, frozen=True)
+    settings = _settings(images, epochs, lr, batch_size, weight_decay, validation, seed, device)
     graph = trace(model, torch.zeros(1, *images.train.images.shape[1:]))
+    if unit == "latency":
+        graph = _timed(model, graph, settings["device"], resume)
+    if graph.times:
+        settings["times"] = graph.times.state_dict()
     if rate > largest_rate(graph, unit, round_to):
         raise ValueError(f"rate must be at most {largest_rate(graph, unit, round_to):.4f} for this network, where every layer keeps one channel, got {rate}")
-    settings = _settings(images, epochs, lr, batch_size, weight_decay, validation, seed, device)
     settings.update(kind="prune", rate=rate, unit=unit, temperature=temperature, alpha=alpha, ramp=ramp, rule=rule, cost_power=cost_power, round_to=round_to)
     settings.update(model=fingerprint, teacher=taught)
     folder, saved = _open(settings, mode, checkpoint, resume, model, images)
     run = _Pruning(model, model if teacher is None else teacher, graph, images, settings)
     run.run(folder, saved, progress)
     summary = report(graph, run.kept, asked=rate, unit=unit)
-    dense = accuracy(run.teacher if teacher is None else copy.deepcopy(model).to(run.device), images)
-    return Result(run.model.eval(), run.history, accuracy(run.model, images), settings, dense, summary, graph, run.kept)
+    dense = run.teacher if teacher is None else copy.deepcopy(model).to(run.device)
+    if unit == "latency":
+        summary = replace(summary, measured=time_both(dense, run.model, torch.zeros(graph.shape, device=run.device)))
+    return Result(run.model.eval(), run.history, accuracy(run.model, images), settings, accuracy(dense, images), summary, graph, run.kept)
 
 
 def learning_rate(progress: float, peak: float, *, warmup: float = 0.1) -> float:
@@ -461,6 +470,12 @@ def _check_classifier(model: nn.Module, images: Images, *, frozen: bool = False)
     return digest.hexdigest()[:16]
 
 
+def _timed(model: nn.Module, graph: ChannelGraph, device: str, resume: str | Path | None) -> ChannelGraph:
+    """The graph with its layers timed; a run that is resumed goes on with the times that it was begun with."""
+    saved = read_checkpoint(Path(resume))["settings"].get("times") if resume else None
+    return replace(graph, times=LatencyTable.from_state_dict(saved)) if saved else time_layers(copy.deepcopy(model).to(device), graph)
+
+
 def _open(
     settings: dict[str, Any], mode: str, checkpoint: str | Path | None, resume: str | Path | None, model: nn.Module, images: Images
 ) -> tuple[Path | None, dict[str, Any] | None]:
@@ -476,7 +491,8 @@ def _open(
     else:
         settings["mode"] = mode
     if saved:
-        differ = [k for k in {**settings, **saved["settings"]} if settings.get(k) != saved["settings"].get(k)]
+        names = [k for k in {**settings, **saved["settings"]} if k != "times"]  # which came from there, if the unit is the same
+        differ = [k for k in names if settings.get(k) != saved["settings"].get(k)]
         if differ:
             found = ", ".join(f"{k} was {saved['settings'].get(k)!r} and is now {settings.get(k)!r}" for k in differ)
             raise ValueError(f"a run must be resumed with what it was begun with, but {found}")

@@ -568,7 +568,7 @@ def test_wrong_arguments_are_refused(monkeypatch: pytest.MonkeyPatch, run: Calla
         ({"rate": -0.5}, "rate must be the share that is removed, a number from 0 to below 1, got -0.5"),
         ({"rate": "0.75"}, "rate must be the share that is removed, a number from 0 to below 1, got '0.75'"),
         ({"rate": 0.999}, r"rate must be at most 0\.9\d{3} for this network, where every layer keeps one channel, got 0\.999"),
-        ({"unit": "flops"}, "unit must be one of params, macs, channels, got 'flops'"),
+        ({"unit": "flops"}, "unit must be one of params, macs, channels, latency, got 'flops'"),
         ({"alpha": 1.5}, r"alpha must lie between 0 and 1, got 1\.5"),
         ({"alpha": math.nan}, "alpha must lie between 0 and 1, got nan"),
         ({"ramp": -0.1}, r"ramp must lie between 0 and 1, got -0\.1"),
