@@ -23,6 +23,7 @@ from .describe import DescribedFigure
 if TYPE_CHECKING:
     from .data import Images, Split
     from .graph import ChannelGraph
+    from .measure import Latency
 
 PALETTE = sns.color_palette("colorblind")
 BASELINE = "0.35"  # the grey of every baseline
@@ -789,16 +790,43 @@ def channel_map(graph: ChannelGraph, kept: dict[str, Tensor] | None = None, *, m
     for place, group in enumerate(groups):
         reasons = {n.operation for n in graph.kept if bool(((n.channels >= group.start) & (n.channels < group.stop)).any())}
         ties = f"{len(group.layers)} layers" if len(group.layers) > 1 else ""
-        axis.text(len(group), place, "  " + ", ".join([*([ties] if ties else []), *sorted(reasons)]), va="center", fontsize=6, color=BASELINE)
+        axis.text(len(group), place, "  " + ", ".join([*([ties] if ties else []), *sorted(reasons)]), va="center", fontsize=7, color=BASELINE)
     if kept is not None:
         marks = [(int(kept[g.name].sum()), place) for place, g in enumerate(groups) if g.name in kept]
-        axis.scatter([x for x, _ in marks], [y for _, y in marks], marker="|", s=40, color=PALETTE[1], zorder=3, label="kept")
-    axis.set_yticks(places, [g.name for g in groups], fontsize=6)
+        axis.scatter([x for x, _ in marks], [y for _, y in marks], marker="|", s=60, linewidths=2.5, color=PALETTE[1], zorder=3, label="kept")
+    axis.set_yticks(places, [g.name for g in groups], fontsize=7)
+    axis.grid(False, axis="y")
     axis.set_xlim(0, 1.25 * max([1, *(len(g) for g in groups)]))
     axis.invert_yaxis()
     axis.set_xlabel("channels")
-    axis.set_ylabel("group, by the first layer that gives it")
+    axis.set_ylabel("group")
     more = "" if len(groups) == len(graph.groups) else f", of which the first {len(groups)} are drawn"
     axis.set_title(f"{len(graph.groups)} groups{more}", fontsize="small")
     axis.legend(fontsize="x-small", loc="lower right")
     return figure
+
+
+def latencies(panels: dict[str, dict[str, Latency]], note: str) -> Figure:
+    """Measured times: a panel for each way to run, a bar for each network; the dashed line is the first network's time.
+
+    Args:
+        panels: title → name of the network → its time; the black bars are the spread of the middle half.
+        note: what it was measured on.
+    """
+    figure, axes = new_figure(len(panels), width=8.4, height=3.4)
+    names = list(dict.fromkeys(name for found in panels.values() for name in found))
+    for axis, (title, found) in zip(axes, panels.items(), strict=True):
+        for name, time in found.items():
+            i = names.index(name)
+            axis.bar(i, time.median, 0.8, color=PALETTE[i], hatch=("", "//", "..", "xx")[i % 4], edgecolor="white", label=name)
+            axis.errorbar(i, time.median, yerr=time.spread / 2, fmt="none", ecolor="black", capsize=3, linewidth=1.2)
+        if names[0] in found:
+            baseline(axis, found[names[0]].median, f"as {names[0]}")
+        axis.set_xticks([])
+        axis.set(xlim=(-0.6, len(names) - 0.4), ylim=(0, None))
+        axis.set_title(title, fontsize="small")
+        axis.set_xlabel("network")
+    axes[0].set_ylabel("time (ms)")
+    most = max(axes, key=lambda axis: len(axis.containers))
+    figure.legend(*most.get_legend_handles_labels(), fontsize="small", ncols=len(names) + 1, loc="outside upper center")
+    return footnote(figure, note)

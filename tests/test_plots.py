@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from nets import EXAMPLE, build, pictures
 
 from sdap_lite import plots, report, trace
+from sdap_lite.measure import Latency
 
 BUILDERS = {"new_figure", "footnote"}  # what figures are made of
 FIGURES = {
@@ -67,6 +68,7 @@ def examples() -> dict[str, Callable[[], Figure]]:
         "shares_left": lambda: plots.shares_left({"small": {"MACs": 0.3, "time": 0.5}}, {"small": {"MACs": 0.0, "time": 0.1}}, NOTE),
         "drift": lambda: plots.drift({"sliced": [0.0, 1e-15], "fresh": [0.1, 0.2]}, [0.3, 0.5], NOTE),
         "channel_map": lambda: plots.channel_map(graph, {name: torch.ones(len(g), dtype=torch.bool) for name, g in graph.prunable.items()}),
+        "latencies": lambda: plots.latencies({"PyTorch": {"dense": Latency(9.0, 0.5)}, "other": {"dense": Latency(4.0, 0.2), "int8": Latency(2.0, 0.1)}}, NOTE),
     }
 
 
@@ -158,3 +160,10 @@ def test_newly_wrong_shows_what_was_right_before() -> None:
     assert f"1 of {len(split)} newly wrong, 1 newly right" in figure.get_supxlabel()
     with pytest.raises(ValueError, match="there must be an image that is newly named wrongly, found none"):
         plots.newly_wrong(split, ["cat", "dog", "ship", "frog"], before, split.labels, NOTE)
+
+
+def test_latencies_are_bars_of_their_heights_and_names() -> None:
+    figure = plots.latencies({"PyTorch": {"dense": Latency(9.0, 0.5)}, "other": {"dense": Latency(4.0, 0.2), "int8": Latency(2.0, 0.1)}}, NOTE)
+    assert [[patch.get_height() for patch in axes.patches] for axes in figure.axes] == [[9.0], [4.0, 2.0]]
+    assert [axes.lines[-1].get_ydata()[0] for axes in figure.axes] == [9.0, 4.0], "the baseline is the first network's"
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"dense", "int8", "as dense"}
