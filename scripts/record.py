@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import sdap_lite as sdap
-from sdap_lite.checkpoint import write_atomically
+from sdap_lite.checkpoint import sealed, write_atomically
 
 RESULTS = Path(sdap.__file__).parent / "bundled" / "results"
 
@@ -100,7 +100,7 @@ def main() -> None:
             continue
         rows.append({**settings, **measure(images, settings)})
         print({k: v for k, v in rows[-1].items() if k not in ("widths", "history")}, flush=True)
-        text = json.dumps({"card": about, "rows": rows}, indent=1) + "\n"
+        text = json.dumps(sealed({"card": about, "rows": rows}), indent=1) + "\n"
         write_atomically(path, lambda file, text=text: Path(file).write_text(text))
 
 

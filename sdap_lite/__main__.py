@@ -77,9 +77,12 @@ def prune(
         typer.echo("note: no weights were named, so a network that was never trained is pruned")
     try:
         result = run_prune(model, images, rate, epochs=epochs, unit=unit, round_to=round_to, lr=lr, seed=seed, checkpoint=checkpoint, resume=resume)
-    except ValueError as error:
+        saving.save(result.model, out)
+    except (ValueError, FloatingPointError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
-    saving.save(result.model, out)
+    except KeyboardInterrupt as stop:
+        typer.echo(stop, err=True)
+        raise typer.Exit(130) from stop
     typer.echo(f"{result}\nwritten: {out}.safetensors, {out}.json")
 
 
