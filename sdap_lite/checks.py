@@ -27,18 +27,21 @@ def check_device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return best_device()
     try:
-        torch.zeros(1, device=device) + 1
+        torch.ones(1, device=device).item()
         return torch.device(device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device must be one that this PyTorch can compute on, got {str(device)!r}: {str(error).splitlines()[0]}") from error
 
 
-def check_images(images: Images) -> None:
-    """Raises ValueError unless there is something to learn from the images."""
+def check_images(images: Images, validation: float) -> None:
+    """Raises ValueError unless there is something to learn from the images, when a share of them is held out."""
     if not isinstance(images, Images):
         raise ValueError(f"images must be an image set, as sdap.data.load gives, got {type(images).__name__}")
     if len(images.train) < 4:
         raise ValueError(f"there must be at least 4 training images, got {len(images.train)}")
+    held_out = max(1, round(validation * len(images.train))) if images.validation is None else 0
+    if len(images.train) - held_out < 2:
+        raise ValueError(f"validation must leave at least 2 of {len(images.train)} training images, got {validation}")
     seen = images.train.labels.unique().tolist()
     if len(seen) < 2:
         raise ValueError(f"the training images must be of at least 2 classes, but all are of class {images.classes[seen[0]]!r}")
@@ -46,8 +49,7 @@ def check_images(images: Images) -> None:
 
 def check_model(model: nn.Module, images: Images, what: str = "model", *, frozen: bool = False) -> int:
     """Raises ValueError unless the model classifies the images and can learn (a teacher may be frozen); returns its classes."""
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"the {what} must be a torch.nn.Module, got {type(model).__name__}")
+    _check_type(model, what)
     if not any(p.requires_grad or frozen for p in model.parameters()):
         raise ValueError(f"the {what} must have parameters that require a gradient, but all are frozen (or there are none): call requires_grad_(True)")
     _check_numbers(model, what)
@@ -67,6 +69,7 @@ def check_model(model: nn.Module, images: Images, what: str = "model", *, frozen
 def check_plain(model: nn.Module) -> None:
     """Raises ValueError where something around the layers would see other channels after surgery, or hide them."""
     wrapped = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module", "FullyShardedDataParallel": "module"}
+    _check_type(model, "model")
     kind = type(model).__name__
     if kind in wrapped:
         raise ValueError(f"the model must be the network itself, but is wrapped in {kind}: give model.{wrapped[kind]}")
@@ -89,6 +92,11 @@ def fingerprint(tensors: Iterable[Tensor]) -> str:
 
 
 # ---------------------------------------------------------------------------------------------
+
+
+def _check_type(model: nn.Module, what: str) -> None:
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"the {what} must be a torch.nn.Module, got {type(model).__name__}")
 
 
 def _check_numbers(model: nn.Module, what: str) -> None:

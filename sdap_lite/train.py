@@ -431,7 +431,7 @@ def _settings(
     check_number("validation", validation, "be the share that is held out, above 0 and below 1", lambda v: 0 < v < 1)
     if isinstance(seed, bool) or not isinstance(seed, int) or abs(seed) >= 2**32:
         raise ValueError(f"seed must be a whole number below 2**32, got {seed!r}")
-    check_images(images)
+    check_images(images, validation)
     tensors = [t for split in (images.train, images.validation, images.test) if split is not None for t in (split.images, split.labels)]
     counts = [len(images.train), len(images.validation or ()), len(images.test), *images.train.images.shape[1:]]
     return {
