@@ -20,7 +20,9 @@ from typing import IO
 
 import torch
 
-__all__ = ["ARCHIVES", "install", "unpack"]
+__all__ = ["ARCHIVES", "SUMS", "install", "read_checked", "unpack"]
+
+SUMS = "SHA256SUMS"  # lines as sha256sum writes them: the checksum, two spaces, the file
 
 # name -> where its authors keep it, and the SHA-256 of what lies there
 ARCHIVES: dict[str, tuple[str, str]] = {
@@ -59,6 +61,7 @@ def install(name: str, root: Path) -> None:
         unpacked = Path(temporary) / "unpacked"
         unpack(archive, unpacked)
         for entry in unpacked.iterdir():
+            _write_sums(entry)
             if not (root / entry.name).exists():  # another process may have been faster
                 entry.replace(root / entry.name)
 
@@ -93,7 +96,29 @@ def unpack(archive: Path, folder: Path) -> None:
         raise RuntimeError(f"{archive.name} must be a tar archive, but cannot be read as one: {error}") from error
 
 
+def read_checked(path: Path) -> bytes:
+    """A file's bytes, held against ``SHA256SUMS`` beside it, where there is one that names it.
+
+    Raises:
+        ValueError: they are not those of the checksum.
+        OSError: the file cannot be read.
+    """
+    content, sums = path.read_bytes(), path.with_name(SUMS)
+    lines = sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else []
+    wanted = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}.get(path.name)
+    if wanted not in (None, hashlib.sha256(content).hexdigest()):
+        raise ValueError(f"its checksum is not that of {SUMS}, so it was damaged or exchanged")
+    return content
+
+
 # ---------------------------------------------------------------------------------------------
+
+
+def _write_sums(folder: Path) -> None:
+    """Checksums of the files in a folder: what lies on a disk for years is read again and again."""
+    lines = [f"{_sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()) if path.is_file()]
+    if lines:
+        (folder / SUMS).write_text("".join(lines), encoding="utf-8")
 
 
 def _write(path: Path, stream: IO[bytes] | None) -> None:

@@ -196,6 +196,20 @@ def test_the_authors_archives_are_fetched_safely() -> None:
         assert len(bytes.fromhex(sha256)) == 32
 
 
+def test_file_that_was_damaged_since_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cifar: bytes) -> None:
+    published(monkeypatch, "http://127.0.0.1:9", cifar)
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(cifar)
+    load("cifar10", tmp_path)
+    path = tmp_path / "cifar-10-batches-py/data_batch_2"
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1  # a pixel
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"data_batch_2 must be a batch of images, .*: its checksum is not that of SHA256SUMS, so it was damaged or exchanged"):
+        load("cifar10", tmp_path)
+    path.with_name("SHA256SUMS").unlink()
+    load("cifar10", tmp_path)
+
+
 # Archives
 
 
