@@ -1,6 +1,6 @@
 # make book    builds the book and runs every chapter      make lint    style and types
 # make test    tests the library and the chapters          make bench   measures
-# make clean   removes all that was built
+# make fuzz    tries for hours to break what is promised   make clean   removes all that was built
 #
 # No environment has to be active: the first command makes .venv, and a changed pyproject.toml or
 # constraints.txt installs again. PYTHON=python3.12 picks another Python, SDAP_SCALE=full longer runs.
@@ -23,7 +23,7 @@ unexport PYTHONPATH PYTHONHOME MPLBACKEND VIRTUAL_ENV
 export JUPYTER_PREFER_ENV_PATH := 1
 export PYTHONUTF8 := 1
 
-.PHONY: help book test lint bench clean
+.PHONY: help book test lint bench fuzz clean
 help:
 	@sed -n 's/^# //p;/^$$/q' Makefile
 
@@ -50,6 +50,9 @@ lint: $(READY)
 
 bench: $(READY)
 	$(PY) benchmarks/run.py
+
+fuzz: $(READY)
+	$(PY) scripts/trust.py
 
 clean:
 	rm -rf .venv book/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,6 +11,7 @@ import typer
 from torch import nn
 
 from . import _torchvision, data, measure, models, saving
+from .surgery import SurgeryError
 from .train import prune as run_prune
 
 app = typer.Typer(help="Prunes channels of convolutional networks.", no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
@@ -70,6 +71,7 @@ def prune(
     images = _images(name, root, size)
     if pretrained is None and weights is None and f"{net}-{name}" in models.PRETRAINED:
         pretrained = name
+    torch.manual_seed(seed)  # weights that were never trained are the same when the run is resumed
     model = _build(net, images, pretrained)
     if weights is not None:
         _load_weights(model, weights)
@@ -78,7 +80,7 @@ def prune(
     try:
         result = run_prune(model, images, rate, epochs=epochs, unit=unit, round_to=round_to, lr=lr, seed=seed, checkpoint=checkpoint, resume=resume)
         saving.save(result.model, out)
-    except (ValueError, FloatingPointError, OSError) as error:
+    except (ValueError, FloatingPointError, OSError, SurgeryError) as error:
         raise typer.BadParameter(str(error)) from error
     except KeyboardInterrupt as stop:
         typer.echo(stop, err=True)

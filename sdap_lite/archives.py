@@ -12,6 +12,7 @@ import socket
 import tarfile
 import tempfile
 import time
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from typing import IO
 
 import torch
 
-__all__ = ["ARCHIVES", "SUMS", "install", "read_checked", "unpack"]
+__all__ = ["ARCHIVES", "SUMS", "check_zip", "install", "read_checked", "unpack"]
 
 SUMS = "SHA256SUMS"  # lines as sha256sum writes them: the checksum, two spaces, the file
 
@@ -94,6 +95,15 @@ def unpack(archive: Path, folder: Path) -> None:
                 _write(folder.joinpath(*path.parts), stream)
     except (tarfile.TarError, zlib.error, EOFError, ValueError) as error:
         raise RuntimeError(f"{archive.name} must be a tar archive, but cannot be read as one: {error}") from error
+
+
+def check_zip(stream: IO[bytes]) -> None:
+    """Raises ValueError where a zip archive unpacks to more than 2 GiB."""
+    with zipfile.ZipFile(stream) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    stream.seek(0)
+    if size > MOST_BYTES:
+        raise ValueError(f"it must unpack to at most {MOST_BYTES:,} bytes, but says that it has {size:,}")
 
 
 def read_checked(path: Path) -> bytes:

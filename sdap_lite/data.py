@@ -428,6 +428,7 @@ def _read_batch(path: Path) -> dict[str, Any]:
     try:
         stream = io.BytesIO(archives.read_checked(path))
         if path.suffix == ".npz":
+            archives.check_zip(stream)
             with np.load(stream, allow_pickle=False) as stored:
                 return dict(stored)
         content = _ArraysOnly(stream, encoding="latin1").load()

@@ -96,9 +96,9 @@ def train(
         label_smoothing: share of the label spread over all classes.
         validation: share of the training images that is held out, the same ones for every seed
             (if ``images.validation`` does not hold them already).
-        seed: same seed, same machine, same thread count: the same weights, bit for bit on the CPU.
+        seed: same seed, machine, thread count and ``mode``: the same weights, bit for bit on the CPU.
         device: default: CUDA, else MPS, else the CPU.
-        mode: ``"auto"`` measures which of :data:`sdap_lite.measure.MODES` is fastest here.
+        mode: ``"auto"`` measures which of :data:`sdap_lite.measure.MODES` is fastest here; the answer is in ``settings``.
         checkpoint: a folder that gets a checkpoint each epoch, and is this run's alone as long as it lasts.
         resume: a folder with such a checkpoint; the run goes on there as if never stopped.
         progress: whether to show a bar (or, in a log, a line an epoch).
@@ -164,9 +164,9 @@ def prune(
         weight_decay: on weights, not on norms and biases.
         validation: share of the training images that is held out, the same ones for every seed
             (if ``images.validation`` does not hold them already).
-        seed: same seed, same machine, same thread count: the same weights, bit for bit on the CPU.
+        seed: same seed, machine, thread count and ``mode``: the same weights, bit for bit on the CPU.
         device: default: CUDA, else MPS, else the CPU.
-        mode: ``"auto"`` measures which of :data:`sdap_lite.measure.MODES` is fastest here.
+        mode: ``"auto"`` measures which of :data:`sdap_lite.measure.MODES` is fastest here; the answer is in ``settings``.
         checkpoint: a folder that gets a checkpoint each epoch, and is this run's alone as long as it lasts.
         resume: a folder with such a checkpoint; the run goes on there as if never stopped.
         progress: whether to show a bar (or, in a log, a line an epoch).

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_data import write_cifar10, write_cifar100
+from test_data import write_cifar10, write_cifar100, write_downsampled
 
 from sdap_lite import DatasetUnavailable, archives
 from sdap_lite.data import load
@@ -265,6 +265,14 @@ def test_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_
     archive = write_tar(tmp_path / "bomb.tgz", *(member(f"file{i}") for i in range(5)), content=bytes(200))
     with pytest.raises(RuntimeError, match=r"bomb.tgz must unpack to at most [\d,]+ bytes in \d+ files, but holds more"):
         archives.unpack(archive, tmp_path / "inside")
+
+
+def test_bomb_of_numbers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "MOST_BYTES", 10**6)
+    write_downsampled(tmp_path / "imagenet32", 32, "npz")
+    np.savez_compressed(tmp_path / "imagenet32/train_data_batch_1.npz", data=np.zeros((1000, 3072), np.uint8), labels=np.ones(1000, int))
+    with pytest.raises(ValueError, match=r"batch_1.npz must be a batch of images, .*: it must unpack to at most 1,000,000 bytes, but says that it has 3,"):
+        load("imagenet32", tmp_path)
 
 
 @pytest.mark.parametrize("damage", [lambda c: c[:500], lambda c: b"", lambda c: b"<html>", lambda c: c[:40] + b"\0\0\0\0" + c[44:]])
