@@ -13,6 +13,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -204,7 +205,6 @@ def _sync_folder(folder: Path) -> None:
     """After a power cut, too, the folder shall hold the new name."""
     if hasattr(os, "O_DIRECTORY"):  # not on Windows
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
+        with suppress(OSError):  # not every file system can; the file itself is there
             os.fsync(handle)
-        finally:
-            os.close(handle)
+        os.close(handle)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -165,6 +166,19 @@ def test_no_file_is_moved_before_all_are_whole(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no space left"):
         write_together({first: lambda temporary: Path(temporary).write_text("new"), second: write})
     assert [(p.name, p.read_text()) for p in sorted(tmp_path.iterdir())] == [("first", "old"), ("second", "old")]
+
+
+def test_file_system_that_cannot_sync_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+
+    def only_files(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError("Invalid argument")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    write_checkpoint(tmp_path, CONTENT)
+    assert read_checkpoint(tmp_path)["history"] == CONTENT["history"]
 
 
 @pytest.mark.parametrize("content", [{}, {"rows": [1.5, {"a": None}], "ä": True}])

@@ -146,6 +146,11 @@ def test_imagenette_folder(tmp_path: Path, folder: str) -> None:
     assert images.note == "Imagenette"
 
 
+def test_names_of_classes_may_be_any(tmp_path: Path) -> None:
+    write_tree(tmp_path / "my images ☃", classes=("a cat", "собака"))
+    assert load("folder", tmp_path / "my images ☃", size=32).classes == ("a cat", "собака")
+
+
 def test_images_are_cropped_to_the_middle_and_resized(tmp_path: Path) -> None:
     pixels = np.zeros((20, 40, 3), np.uint8)
     pixels[:, 10:30] = 200  # the middle square
