@@ -3,6 +3,7 @@
 # make site    tests the built book in a browser          make links   asks whether the links out of the book still lead somewhere
 # make print   the built book as one PDF                  make clean   removes all that was built
 # make repository NAME=owner/name   sets the repository's address in every file
+# make fuzz    tries for hours to break what is promised
 #
 # No environment has to be active: the first command makes .venv, and a changed pyproject.toml or
 # constraints.txt installs again. PYTHON=python3.12 picks another Python, SDAP_SCALE=full longer runs.
@@ -25,7 +26,7 @@ unexport PYTHONPATH PYTHONHOME MPLBACKEND VIRTUAL_ENV
 export JUPYTER_PREFER_ENV_PATH := 1
 export PYTHONUTF8 := 1
 
-.PHONY: help book site print links test lint bench repository clean
+.PHONY: help book site print links test lint bench fuzz repository clean
 help:
 	@sed -n 's/^# //p;/^$$/q' Makefile
 
@@ -67,6 +68,9 @@ bench: $(READY)
 
 repository:
 	$(PYTHON) scripts/set_repository.py $(NAME)
+
+fuzz: $(READY)
+	$(PY) scripts/trust.py
 
 clean:
 	rm -rf .venv book/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

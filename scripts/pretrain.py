@@ -9,6 +9,7 @@ torchvision's own class, for images of three channels.
 """
 
 import argparse
+import hashlib
 import json
 import platform
 import subprocess
@@ -65,6 +66,7 @@ def main() -> None:
         "training images": len(images.train) - round(0.1 * len(images.train)),
         "command": " ".join(["python", "scripts/pretrain.py", *sys.argv[1:]]),
         "commit": commit,
+        "sha256": hashlib.sha256(Path(f"{path}.safetensors").read_bytes()).hexdigest(),
         "parameters": measure.count_params(model),
         "validation accuracy": result.history[-1]["validation"],
         "test accuracy": measure.accuracy(model, images),

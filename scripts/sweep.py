@@ -6,7 +6,6 @@ writes ``sdap_lite/bundled/results/sweep.json``: a card with all that the figure
 (the dense network) on. Rows that the file has already are not run again, so a killed command goes on where it was.
 """
 
-import json
 import platform
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 
 import sdap_lite as sdap
-from sdap_lite.checkpoint import write_atomically
+from sdap_lite.checkpoint import read_sealed, write_sealed
 from sdap_lite.measure import predict
 
 PATH = Path(sdap.__file__).parent / "bundled" / "results" / "sweep.json"
@@ -68,7 +67,7 @@ def main() -> None:
     images = full.limit(TRAINING, len(full.test))
     model = sdap.models.vgg(pretrained=full.name).eval()
     graph = sdap.trace(model, torch.zeros(1, *full.train.images.shape[1:]))
-    rows = json.loads(PATH.read_text())["rows"] if PATH.exists() else [row(0.0, model, full, {name: len(group) for name, group in graph.prunable.items()})]
+    rows = read_sealed(PATH)["rows"] if PATH.exists() else [row(0.0, model, full, {name: len(group) for name, group in graph.prunable.items()})]
     about = card(full, images)
     for rate in RATES:
         if any(found["rate"] == rate for found in rows):
@@ -77,8 +76,7 @@ def main() -> None:
         result = sdap.prune(model, images, rate, mode="bf16-channels-last", progress=False, **SETTINGS)
         rows.append(row(rate, result.model, full, {name: int(kept.sum()) for name, kept in result.kept.items()}))
         print(f"rate {rate:.2f}: test {rows[-1]['test']:.2%}, {rows[-1]['params']:,} parameters, {time.perf_counter() - start:.0f} s", flush=True)
-        text = json.dumps({"card": about, "rows": rows}) + "\n"
-        write_atomically(PATH, lambda file, text=text: Path(file).write_text(text))
+        write_sealed(PATH, {"card": about, "rows": rows})
 
 
 if __name__ == "__main__":

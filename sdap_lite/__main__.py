@@ -11,6 +11,7 @@ import typer
 from torch import nn
 
 from . import _torchvision, data, experiments, measure, models, saving
+from .surgery import SurgeryError
 from .train import prune as run_prune
 
 app = typer.Typer(help="Prunes channels of convolutional networks.", no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
@@ -70,6 +71,7 @@ def prune(
     images = _images(name, root, size)
     if pretrained is None and weights is None and f"{net}-{name}" in models.PRETRAINED:
         pretrained = name
+    torch.manual_seed(seed)  # weights that were never trained are the same when the run is resumed
     model = _build(net, images, pretrained)
     if weights is not None:
         _load_weights(model, weights)
@@ -77,9 +79,12 @@ def prune(
         typer.echo("note: no weights were named, so a network that was never trained is pruned")
     try:
         result = run_prune(model, images, rate, epochs=epochs, unit=unit, round_to=round_to, lr=lr, seed=seed, checkpoint=checkpoint, resume=resume)
-    except ValueError as error:
+        saving.save(result.model, out)
+    except (ValueError, FloatingPointError, OSError, SurgeryError) as error:
         raise typer.BadParameter(str(error)) from error
-    saving.save(result.model, out)
+    except KeyboardInterrupt as stop:
+        typer.echo(stop, err=True)
+        raise typer.Exit(130) from stop
     typer.echo(f"{result}\nwritten: {out}.safetensors, {out}.json")
 
 

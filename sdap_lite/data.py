@@ -7,11 +7,9 @@ Colab and on a GPU. Chapter 1 loads its first images with it.
 from __future__ import annotations
 
 import io
-import json
+import math
 import os
 import pickle
-import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _torchvision
+from . import archives
+from .checkpoint import read_sealed
 
 __all__ = ["DatasetUnavailable", "Images", "Split", "augment", "batches", "by_scale", "data_root", "load", "normalize", "recorded"]
 
@@ -48,6 +47,9 @@ class Split:
     labels: Tensor
 
     def __post_init__(self) -> None:
+        for name, value in (("images", self.images), ("labels", self.labels)):
+            if not isinstance(value, Tensor):
+                raise ValueError(f"{name} must be a tensor, got {type(value).__name__}")
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
             raise ValueError(f"images must be uint8 of shape [n, channels, height, width], got {self.images.dtype} {list(self.images.shape)}")
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
@@ -102,6 +104,22 @@ class Images:
     note: str
     validation: Split | None = None
 
+    def __post_init__(self) -> None:
+        parts = {"training": self.train, "test": self.test} | ({} if self.validation is None else {"validation": self.validation})
+        shape, classes = self.train.images.shape[1:], len(self.classes)
+        for part, split in parts.items():
+            if not len(split):
+                raise ValueError(f"there must be at least one {part} image, got none")
+            if split.images.shape[1:] != shape:
+                raise ValueError(f"{part} images must have the training images' shape {list(shape)}, got {list(split.images.shape[1:])}")
+            low, high = int(split.labels.min()), int(split.labels.max())
+            if low < 0 or high >= classes:
+                raise ValueError(f"labels of the {part} images must lie in 0…{classes - 1}, one for each class, got {low}…{high}")
+        for name, numbers in (("mean", self.mean), ("std", self.std)):
+            if len(numbers) != shape[0] or not all(math.isfinite(n) and (n > 0 or name == "mean") for n in numbers):
+                what = "number" if name == "mean" else "number above 0"
+                raise ValueError(f"{name} must be one {what} for each of {shape[0]} channels, got {numbers}")
+
     def hold_out(self, share: float = 0.1) -> tuple[Split, Split]:
         """The validation and the training part.
 
@@ -154,7 +172,7 @@ def load(name: str, root: str | Path | None = None, *, size: int | None = None, 
     """Loads an image set into memory.
 
     Looked for in :func:`data_root`: as an image tree ``<name>/{train,test|val}/<class>/*``, or in
-    the layout of its authors or of torchvision. Not there: downloaded by torchvision, where it can.
+    the layout of its authors or of torchvision. Not there: downloaded from its authors, where it can.
 
     Args:
         name: ``cifar10``, ``cifar100``, ``imagenette``, ``imagenet32``, ``imagenet64``,
@@ -329,7 +347,7 @@ def _read_folder(folder: Path, classes: tuple[str, ...], size: int) -> Split:
 
 def _read_image(path: str, size: int) -> np.ndarray:
     """The middle square of an image, resized; uint8 of shape [size, size, 3]."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(io.BytesIO(Path(path).read_bytes())) as opened:  # from memory: twice as fast
@@ -339,7 +357,7 @@ def _read_image(path: str, size: int) -> np.ndarray:
                 left, top = (image.width - side) // 2, (image.height - side) // 2
                 image = image.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
             return np.asarray(image)
-    except (UnidentifiedImageError, OSError) as error:
+    except Exception as error:  # a broken image can raise nearly anything
         raise ValueError(f"{path} must be an image, but cannot be read as one: {error}") from error
 
 
@@ -371,21 +389,8 @@ def _read_original(name: str, root: Path, download: bool) -> tuple[tuple[Split, 
 def _download(name: str, root: Path, allowed: bool) -> None:
     if not allowed:
         raise _unavailable(name, root, "downloading was switched off")
-    datasets = _torchvision.load().datasets
-    archive = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz", "imagenette": "imagenette2-160.tgz"}[name]
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        # Moved to its place when it is whole: a download that breaks off leaves nothing that looks like a set.
-        with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as folder:
-            if (root / archive).is_file():  # somebody carried it here: it is unpacked, not downloaded
-                shutil.copy(root / archive, folder)
-            if name == "imagenette":
-                datasets.Imagenette(folder, size="160px", download=True)
-            else:
-                {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name](folder, download=True)
-            for found in Path(folder).iterdir():
-                if found.is_dir():
-                    found.replace(root / found.name)
+        archives.install(name, root)
     except (OSError, RuntimeError) as error:  # no network, no space, a checksum that fails
         raise _unavailable(name, root, f"the download failed: {error}") from error
 
@@ -420,10 +425,12 @@ class _ArraysOnly(pickle.Unpickler):
 def _read_batch(path: Path) -> dict[str, Any]:
     """One batch file, ``.npz`` or a pickled dictionary."""
     try:
+        stream = io.BytesIO(archives.read_checked(path))
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as stored:
+            archives.check_zip(stream)
+            with np.load(stream, allow_pickle=False) as stored:
                 return dict(stored)
-        content = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        content = _ArraysOnly(stream, encoding="latin1").load()
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing: the set is not complete") from error
     except Exception as error:  # a broken pickle can raise nearly anything
@@ -474,11 +481,10 @@ def recorded(name: str) -> dict[str, Any]:
     Each file ``bundled/results/<name>.json`` was written by one command, which it names.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: there is no such file, or it is not as it was written.
     """
     folder = resources.files("sdap_lite").joinpath("bundled/results")
-    path = folder.joinpath(f"{name}.json")
-    if not path.is_file():
-        there = sorted(p.name.removesuffix(".json") for p in folder.iterdir()) if folder.is_dir() else []
+    there = sorted(p.name.removesuffix(".json") for p in folder.iterdir()) if folder.is_dir() else []
+    if name not in there:
         raise ValueError(f"name must be one of {', '.join(there) or '(nothing recorded)'}, got {name!r}")
-    return json.loads(path.read_text())
+    return read_sealed(folder.joinpath(f"{name}.json"))

@@ -11,7 +11,6 @@ was: finished rows are not run again, an unfinished one goes on from its checkpo
 from __future__ import annotations
 
 import itertools
-import json
 import platform
 import re
 import subprocess
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 
 from . import __version__, _torchvision, baselines, data, models, saving
 from .channels import trace
-from .checkpoint import NAME, read_checkpoint, write_atomically
+from .checkpoint import NAME, read_checkpoint, read_sealed, write_sealed
 from .data import Images
 from .graph import ChannelGraph
 from .measure import accuracy, best_device, count_macs, count_params, latency
@@ -290,7 +289,7 @@ class _Experiment:
         """Takes over the rows that the file has already; another process may have added some."""
         if not self.path.exists():
             return
-        found = json.loads(self.path.read_text())
+        found = read_sealed(self.path)
         differ = [key for key in ("data", "settings", "scale") if found["card"].get(key) != self.card[key]]
         if differ:
             was = ", ".join(f"{key} was {found['card'].get(key)!r} and is now {self.card[key]!r}" for key in differ)
@@ -301,8 +300,7 @@ class _Experiment:
 
     def write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"card": self.card, "dense": self.dense, "rows": self.rows}, indent=1) + "\n"
-        write_atomically(self.path, lambda path: Path(path).write_text(text))
+        write_sealed(self.path, {"card": self.card, "dense": self.dense, "rows": self.rows})
 
     def rows_to_come(self, arms: dict[str, dict[str, Any]], seeds: range) -> Iterator[str]:
         """Measures what is missing, a seed at a time, so that a file that is not finished has all arms of the seeds it has."""

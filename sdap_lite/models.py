@@ -7,6 +7,8 @@ understand. Every one takes images of any size from 16 pixels on. Chapter 1 intr
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -277,11 +279,15 @@ def _build(net: str, pretrained: str | None, build: Callable[..., Any], sizes: d
     if f"{net}-{pretrained}" not in PRETRAINED:
         there = [name.removeprefix(f"{net}-") for name in PRETRAINED if name.startswith(f"{net}-")]
         raise ValueError(f"pretrained must be one of {', '.join(there) or '(none for this network)'} for {net}, got {pretrained!r}")
-    from safetensors.torch import load_file
+    from safetensors.torch import load as from_bytes
 
     if pretrained == "fashion-mini":
         sizes = {"in_channels": 1, **sizes}
     model = build(**sizes)
+    path = BUNDLED / f"{net}-{pretrained}.safetensors"
+    content, card = path.read_bytes(), json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    if hashlib.sha256(content).hexdigest() != card.get("sha256"):
+        raise ValueError(f"{path} must be the file that its card was written with, but its checksum differs: install the library again")
     # Stored as fp16; copied into the model's own float32 tensors.
-    model.load_state_dict(load_file(BUNDLED / f"{net}-{pretrained}.safetensors"))
+    model.load_state_dict(from_bytes(content))
     return model

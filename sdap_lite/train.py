@@ -8,13 +8,11 @@ state cut along, and the same run goes on with the small model.
 from __future__ import annotations
 
 import copy
-import hashlib
 import itertools
 import math
 import os
 import sys
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,13 +25,14 @@ from tqdm import tqdm
 from .baselines import norm_scales
 from .budget import Report, check_rate, check_round_to, largest_rate, report, schedule, threshold
 from .channels import trace
-from .checkpoint import read_checkpoint, write_checkpoint
+from .checkpoint import RunFolder, read_checkpoint
+from .checks import check_device, check_images, check_model, check_number, check_plain, fingerprint
 from .data import Images, batches
 from .distill import distillation_loss
 from .gates import RULES, Gates, RootMeanSquare
 from .graph import ChannelGraph
 from .latency_table import LatencyTable
-from .measure import MODES, accuracy, arrange, best_device, choose_mode, evaluating
+from .measure import MODES, accuracy, arrange, choose_mode
 from .surgery import remove_channels, slice_optimizer
 from .team import team
 from .timing import time_both, time_layers
@@ -103,21 +102,23 @@ def train(
         label_smoothing: share of the label spread over all classes.
         validation: share of the training images that is held out, the same ones for every seed
             (if ``images.validation`` does not hold them already).
-        seed: same seed, same machine, same thread count: the same weights, bit for bit on the CPU.
+        seed: same seed, machine, thread count and ``mode``: the same weights, bit for bit on the CPU.
         device: default: CUDA, else MPS, else the CPU.
-        mode: ``"auto"`` measures which of :data:`sdap_lite.measure.MODES` is fastest here.
-        checkpoint: a folder that gets a checkpoint each epoch.
+        mode: ``"auto"`` measures which of :data:`sdap_lite.measure.MODES` is fastest here; the answer is in ``settings``.
+        checkpoint: a folder that gets a checkpoint each epoch, and is this run's alone as long as it lasts.
         resume: a folder with such a checkpoint; the run goes on there as if never stopped.
         progress: whether to show a bar (or, in a log, a line an epoch).
 
     Raises:
         ValueError: an argument, the model or the images won't do; raised before any training.
-        FloatingPointError: the loss is not finite.
+        FloatingPointError: the loss or a weight is not finite; the message names the last good checkpoint.
+        OSError: a checkpoint cannot be written; the one before it is still there.
+        KeyboardInterrupt: Ctrl-C; the message says what is saved and how to go on.
     """
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing must lie between 0 and 1, got {label_smoothing!r}")
+    check_number("label_smoothing", label_smoothing, "lie between 0 and 1", lambda v: 0 <= v <= 1)
     settings = _settings(images, epochs, lr, batch_size, weight_decay, validation, seed, device)
-    settings.update(kind="train", label_smoothing=label_smoothing, model=_check_classifier(model, images))
+    check_model(model, images)
+    settings.update(kind="train", label_smoothing=label_smoothing, model=fingerprint(model.state_dict().values()))
     folder, saved = _open(settings, mode, checkpoint, resume, model, images)
     run = _Training(model, images, settings)
     run.run(folder, saved, progress)
@@ -175,29 +176,32 @@ def prune(
         weight_decay: on weights, not on norms and biases.
         validation: share of the training images that is held out, the same ones for every seed
             (if ``images.validation`` does not hold them already).
-        seed: same seed, same machine, same thread count: the same weights, bit for bit on the CPU.
+        seed: same seed, machine, thread count and ``mode``: the same weights, bit for bit on the CPU.
         device: default: CUDA, else MPS, else the CPU.
-        mode: ``"auto"`` measures which of :data:`sdap_lite.measure.MODES` is fastest here.
-        checkpoint: a folder that gets a checkpoint each epoch.
+        mode: ``"auto"`` measures which of :data:`sdap_lite.measure.MODES` is fastest here; the answer is in ``settings``.
+        checkpoint: a folder that gets a checkpoint each epoch, and is this run's alone as long as it lasts.
         resume: a folder with such a checkpoint; the run goes on there as if never stopped.
         progress: whether to show a bar (or, in a log, a line an epoch).
 
     Raises:
         ValueError: an argument, the model or the images won't do; raised before any training.
         TraceError: the model cannot be traced.
-        FloatingPointError: the loss is not finite.
+        FloatingPointError: the loss or a weight is not finite; the message names the last good checkpoint.
+        OSError: a checkpoint cannot be written; the one before it is still there.
+        KeyboardInterrupt: Ctrl-C; the message says what is saved and how to go on.
     """
     check_rate(rate)
-    for name, value, low, high in (("alpha", alpha, 0, 1), ("ramp", ramp, 0, 1), ("cost_power", cost_power, 0, 1)):
-        if not low <= value <= high:
-            raise ValueError(f"{name} must lie between {low} and {high}, got {value!r}")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature!r}")
+    for name, value in (("alpha", alpha), ("ramp", ramp), ("cost_power", cost_power)):
+        check_number(name, value, "lie between 0 and 1", lambda v: 0 <= v <= 1)
+    check_number("temperature", temperature, "be above 0", lambda v: v > 0)
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
     check_round_to(round_to)
-    fingerprint, taught = _check_classifier(model, images), "" if teacher is None else _check_classifier(teacher, images, frozen=True)
     settings = _settings(images, epochs, lr, batch_size, weight_decay, validation, seed, device)
+    check_plain(model)
+    classes = check_model(model, images)
+    if teacher is not None and (given := check_model(teacher, images, "teacher", frozen=True)) != classes:
+        raise ValueError(f"the teacher must give as many logits as the model, {classes}, got {given}")
     graph = trace(model, torch.zeros(1, *images.train.images.shape[1:]))
     if unit == "latency":
         graph = _timed(model, graph, settings["device"], resume)
@@ -206,7 +210,8 @@ def prune(
     if rate > largest_rate(graph, unit, round_to):
         raise ValueError(f"rate must be at most {largest_rate(graph, unit, round_to):.4f} for this network, where every layer keeps one channel, got {rate}")
     settings.update(kind="prune", rate=rate, unit=unit, temperature=temperature, alpha=alpha, ramp=ramp, rule=rule, cost_power=cost_power, round_to=round_to)
-    settings.update(model=fingerprint, teacher=taught, scores=_check_scores(scores, graph), variant=(variant and variant.differs) or None)
+    settings.update(model=fingerprint(model.state_dict().values()), teacher="" if teacher is None else fingerprint(teacher.state_dict().values()))
+    settings.update(scores=_check_scores(scores, graph), variant=(variant and variant.differs) or None)
     folder, saved = _open(settings, mode, checkpoint, resume, model, images)
     if scores is None and rule == "frozen":
         scores = norm_scales(model, graph)
@@ -338,15 +343,25 @@ class _Training:
             self.load_state(saved)
         live, done, progress = _is_live(), len(self.history) * self.steps_an_epoch, progress and self.team.rank == 0
         bar = tqdm(total=self.total_steps, initial=done, disable=not (progress and live), file=sys.stdout, unit="batch")
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), bar:
+        with (
+            RunFolder(folder if self.team.rank == 0 else None, len(self.history)) as place,
+            torch.random.fork_rng([self.device] if self.device.type == "cuda" else []),
+            bar,
+        ):
             while len(self.history) < self.settings["epochs"]:
                 self.epoch(bar)
-                if folder and self.team.rank == 0:
-                    write_checkpoint(folder, {"settings": self.settings, **self.state()})
+                self.check_weights()
+                place.write({"settings": self.settings, **self.state()})
                 self.team.wait()
                 if progress and not live:
                     print(self.line(), flush=True)
             self.finish()
+
+    def check_weights(self) -> None:
+        """The loss of the next step would tell, but then they would be saved already."""
+        if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
+            where = f"epoch {len(self.history)} at learning rate {self.history[-1]['lr']:.4g}"
+            raise FloatingPointError(f"the weights must be finite, got NaN or infinity after {where}: try a smaller one")
 
     def line(self) -> str:
         last, epochs = self.history[-1], self.settings["epochs"]
@@ -464,47 +479,26 @@ def _settings(
         raise ValueError(f"epochs must be a whole number from 1 on, got {epochs!r}")
     if not isinstance(batch_size, int) or batch_size < 2:
         raise ValueError(f"batch_size must be a whole number from 2 on (batch norm needs two images), got {batch_size!r}")
-    if not (lr > 0 and math.isfinite(lr)):
-        raise ValueError(f"lr must be a number above 0, got {lr!r}")
-    if not (weight_decay >= 0 and math.isfinite(weight_decay)):
-        raise ValueError(f"weight_decay must be a number from 0 on, got {weight_decay!r}")
-    if not 0 < validation < 1:
-        raise ValueError(f"validation must be the share that is held out, above 0 and below 1, got {validation!r}")
-    if len(images.train) < 4:
-        raise ValueError(f"there must be at least 4 training images, got {len(images.train)}")
-    device = torch.device(device) if device else best_device()
+    check_number("lr", lr, "be a number above 0", lambda v: v > 0)
+    check_number("weight_decay", weight_decay, "be a number from 0 on", lambda v: v >= 0)
+    check_number("validation", validation, "be the share that is held out, above 0 and below 1", lambda v: 0 < v < 1)
+    if isinstance(seed, bool) or not isinstance(seed, int) or abs(seed) >= 2**32:
+        raise ValueError(f"seed must be a whole number below 2**32, got {seed!r}")
+    check_images(images, validation)
+    tensors = [t for split in (images.train, images.validation, images.test) if split is not None for t in (split.images, split.labels)]
     counts = [len(images.train), len(images.validation or ()), len(images.test), *images.train.images.shape[1:]]
     return {
         "data": images.name,
         "counts": counts,
+        "images": fingerprint([*tensors, torch.tensor([images.mean, images.std])]),
         "epochs": epochs,
         "lr": lr,
         "batch_size": batch_size,
         "weight_decay": weight_decay,
         "validation": validation,
         "seed": seed,
-        "device": str(device),
+        "device": str(check_device(device)),
     }
-
-
-def _check_classifier(model: nn.Module, images: Images, *, frozen: bool = False) -> str:
-    """That the model gives a logit for each class, and has something to train (unless it may be frozen); returns its fingerprint."""
-    if not any(p.requires_grad or frozen for p in model.parameters()):
-        raise ValueError("the model must have parameters that require a gradient, but all are frozen (or there are none): call requires_grad_(True)")
-    parameter = next(model.parameters())
-    if parameter.dtype != torch.float32:
-        raise ValueError(f"the model must be float32 (mixed precision is chosen by mode=), got {parameter.dtype}")
-    shape = (1, *images.train.images.shape[1:])
-    try:
-        with evaluating(model), torch.no_grad():
-            logits = model(torch.zeros(shape, device=parameter.device))
-    except RuntimeError as error:
-        raise ValueError(f"the model must take images of shape {list(shape)}, but: {error}") from error
-    classes = len(images.classes)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < classes:
-        found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"the model must give logits of shape [n, {classes}], one for each class of {images.name}, got {found}")
-    return _digest(model.state_dict().values())
 
 
 def _check_scores(scores: dict[str, Tensor] | None, graph: ChannelGraph) -> str | None:
@@ -517,15 +511,7 @@ def _check_scores(scores: dict[str, Tensor] | None, graph: ChannelGraph) -> str 
         raise ValueError(f"scores must fit the network: {error}") from error
     if not (flat.is_floating_point() and bool(torch.isfinite(flat).all())):
         raise ValueError(f"scores must be finite floating-point numbers, got {flat.dtype}{' with NaN or infinity' if flat.is_floating_point() else ''}")
-    return _digest([flat])
-
-
-def _digest(tensors: Iterable[Tensor]) -> str:
-    """A fingerprint of the tensors' numbers."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return fingerprint([flat])
 
 
 def _timed(model: nn.Module, graph: ChannelGraph, device: str, resume: str | Path | None) -> ChannelGraph:
@@ -556,10 +542,7 @@ def _open(
         if differ:
             found = ", ".join(f"{k} was {saved['settings'].get(k)!r} and is now {settings.get(k)!r}" for k in differ)
             raise ValueError(f"a run must be resumed with what it was begun with, but {found}")
-    folder = Path(resume or checkpoint) if resume or checkpoint else None  # type: ignore[arg-type]
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder, saved
+    return Path(resume or checkpoint) if resume or checkpoint else None, saved  # type: ignore[arg-type]
 
 
 def _is_live() -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdap_lite.checkpoint import NAME, read_checkpoint, write_atomically, write_checkpoint
+from sdap_lite.checkpoint import LOCK, NAME, PREVIOUS, RunFolder, _seal, is_sealed, read_checkpoint, sealed, write_atomically, write_checkpoint, write_together
 
 CONTENT = {
     "settings": {"epochs": 3, "rate": 0.75},
@@ -20,6 +22,12 @@ CONTENT = {
     "history": [{"loss": 1.5}],
     "kept": {"a": torch.tensor([True])},
 }
+
+
+def write_foreign(path: Path, content: object) -> None:
+    """What another program wrote, with a checksum that is right."""
+    torch.save(content, path)
+    path.write_bytes(path.read_bytes() + _seal(path.read_bytes()))
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -95,7 +103,7 @@ def test_truncated_checkpoint_is_refused(tmp_path: Path, cut: float) -> None:
 
 @pytest.mark.parametrize(("content", "found"), [([1, 2], "list"), ({"model": 1, "settings": 2}, "model, settings")])
 def test_foreign_file_is_refused(tmp_path: Path, content: object, found: str) -> None:
-    torch.save(content, tmp_path / NAME)
+    write_foreign(tmp_path / NAME, content)
     with pytest.raises(ValueError, match=rf"checkpoint.pt must be a checkpoint of a run, but holds {found}"):
         read_checkpoint(tmp_path)
 
@@ -107,9 +115,131 @@ class Hostile:
 
 def test_hostile_checkpoint_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save({**CONTENT, "history": Hostile()}, tmp_path / NAME)
+    write_foreign(tmp_path / NAME, {**CONTENT, "history": Hostile()})
     with pytest.raises(ValueError, match=r"(?s)cannot be read as one: .*mkdir"):
         read_checkpoint(tmp_path)
     assert not (tmp_path / "ran").exists()
     torch.load(tmp_path / NAME, weights_only=False)
     assert (tmp_path / "ran").exists(), "the file does run code, where it is let"
+
+
+# The checkpoint before the last, and checksums
+
+
+def numbered(number: float) -> dict[str, object]:
+    return {**CONTENT, "model": {"w": torch.full((3,), number)}}
+
+
+def test_the_checkpoint_before_stays(tmp_path: Path) -> None:
+    for number in (1.0, 2.0, 3.0):
+        write_checkpoint(tmp_path, numbered(number))
+    assert sorted(p.name for p in tmp_path.iterdir()) == [PREVIOUS, NAME]
+    assert read_checkpoint(tmp_path)["model"]["w"][0] == 3.0
+    (tmp_path / NAME).unlink()  # killed between two renamings
+    assert read_checkpoint(tmp_path)["model"]["w"][0] == 2.0
+
+
+def test_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    for number in (1.0, 2.0):
+        write_checkpoint(tmp_path, numbered(number))
+    (tmp_path / NAME).write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match=r"checkpoint.pt must be a checkpoint, .*The run goes on from .*checkpoint-previous.pt, an epoch earlier"):
+        assert read_checkpoint(tmp_path)["model"]["w"][0] == 1.0
+    (tmp_path / PREVIOUS).write_bytes(b"damaged too")
+    with pytest.raises(ValueError, match=r"checkpoint-previous.pt must be a checkpoint, but cannot be read as one: its checksum differs"):
+        read_checkpoint(tmp_path)
+
+
+def test_torch_reads_a_checkpoint_too(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, CONTENT)
+    assert torch.load(tmp_path / NAME, weights_only=True)["history"] == CONTENT["history"]
+
+
+def test_no_file_is_moved_before_all_are_whole(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for path in (first, second):
+        path.write_text("old")
+
+    def write(temporary: str) -> None:
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left"):
+        write_together({first: lambda temporary: Path(temporary).write_text("new"), second: write})
+    assert [(p.name, p.read_text()) for p in sorted(tmp_path.iterdir())] == [("first", "old"), ("second", "old")]
+
+
+def test_file_system_that_cannot_sync_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+
+    def only_files(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError("Invalid argument")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    write_checkpoint(tmp_path, CONTENT)
+    assert read_checkpoint(tmp_path)["history"] == CONTENT["history"]
+
+
+@pytest.mark.parametrize("content", [{}, {"rows": [1.5, {"a": None}], "ä": True}])
+def test_seal_is_that_of_the_content(content: dict[str, object]) -> None:
+    assert is_sealed(json.loads(json.dumps(sealed(content))))
+    assert not is_sealed(content)
+    assert not is_sealed({**sealed(content), "more": 1})
+
+
+# A run's folder
+
+
+@pytest.mark.parametrize("name", ["run", "a run", "прогон ☃", "deep/er/run"])
+def test_second_run_in_the_same_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with (
+        RunFolder(tmp_path / name),
+        pytest.raises(ValueError, match=r"checkpoint must name a folder that no other run uses, but one is writing into .*run|☃ now"),
+    ):
+        RunFolder(tmp_path / name).__enter__()
+    with RunFolder(tmp_path / name):
+        assert (tmp_path / name).is_dir(), "free again"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_killed_run_leaves_no_lock(tmp_path: Path) -> None:
+    script = (
+        "import sys, pathlib; from sdap_lite.checkpoint import RunFolder\nwith RunFolder(pathlib.Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"in\n"
+        with pytest.raises(ValueError, match="no other run uses"):
+            RunFolder(tmp_path).__enter__()
+        other.kill()
+    with RunFolder(tmp_path):
+        assert (tmp_path / LOCK).exists()
+
+
+def test_what_a_killed_write_left_is_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / f".{NAME}.abc.tmp").write_text("half of a checkpoi")
+    (tmp_path / "notes.tmp").write_text("mine")
+    with RunFolder(tmp_path):
+        assert sorted(p.name for p in tmp_path.iterdir()) == [LOCK, "notes.tmp"]
+
+
+def test_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for path in (tmp_path / "file", tmp_path / "file/run"):
+        with pytest.raises(ValueError, match=r"checkpoint must name a folder that can be written, got .*file.*: \[Errno"):
+            RunFolder(path).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("epochs", "path", "said"),
+    [
+        (0, None, "nothing is saved, since checkpoint= named no folder"),
+        (0, "run", "nothing is saved in .*run yet"),
+        (3, "run", r"the last good checkpoint is .*checkpoint\.pt, of epoch 3: resume='.*run' goes on from it"),
+    ],
+)
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), FloatingPointError("the loss must be finite")])
+def test_what_stops_a_run_says_how_to_go_on(tmp_path: Path, error: BaseException, epochs: int, path: str | None, said: str) -> None:
+    with pytest.raises(type(error), match=said), RunFolder(path and tmp_path / path, epochs):
+        raise error

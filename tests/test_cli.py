@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import re
@@ -17,8 +18,10 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from sdap_lite import ChannelGraph, count_macs, count_params, load, models, save, time_layers
+from sdap_lite import ChannelGraph, SurgeryError, checkpoint, count_macs, count_params, load, models, save, saving, time_layers
 from sdap_lite.__main__ import app
+from sdap_lite.checkpoint import RunFolder
+from sdap_lite.train import _Training
 
 COMMANDS = ["prune", "evaluate", "export", "data", "experiment"]
 
@@ -200,3 +203,49 @@ def test_broken_files_are_refused(tree: Path, tmp_path: Path, saved: Path) -> No
     onnx = ["--out", tmp_path / "x.onnx", "--classes", 2]
     assert "is of class ResNet, but the model to load into is a VGG" in refused("export", "--saved", saved, "--net", "vgg", *onnx)
     assert not (tmp_path / "x.onnx").exists()
+
+
+# What stops a run
+
+
+def test_ctrl_c_says_how_to_go_on(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    epoch = _Training.epoch
+    images = ["--data", "folder", "--root", tree, "--size", 16, "--epochs", 2, "--rate", 0.3, "--out", tmp_path / "small"]
+
+    def interrupted(self: _Training, bar: Any) -> None:
+        if self.history:
+            raise KeyboardInterrupt
+        epoch(self, bar)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Training, "epoch", interrupted)
+        result = run("prune", *images, "--checkpoint", tmp_path / "run")
+    assert result.exit_code == 130
+    assert "stopped after 1 epochs; the last good checkpoint is" in result.output
+    assert "goes on from it" in result.output
+    assert run("prune", *images, "--resume", tmp_path / "run").exit_code == 0
+    assert (tmp_path / "small.safetensors").is_file()
+
+
+def test_errors_while_a_run_goes_on_are_sentences(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = ["--data", "folder", "--root", tree, "--size", 16, "--epochs", 1, "--rate", 0.3, "--out", tmp_path / "small"]
+    with RunFolder(tmp_path / "run"):
+        assert "checkpoint must name a folder that no other run uses" in refused("prune", *images, "--checkpoint", tmp_path / "run")
+    assert re.search("the (loss|weights) must be finite, got .*: try a smaller one; nothing is saved", refused("prune", *images, "--epochs", 3, "--lr", 1e38))
+
+    def differs(*_: object, **__: object) -> None:
+        raise SurgeryError("the small model must compute what the masked one computes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sdap_lite.__main__.run_prune", differs)
+        assert "the small model must compute what the masked one computes" in refused("prune", *images)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_checkpoint", full)
+    said = refused("prune", *images, "--checkpoint", tmp_path / "run")
+    assert "the checkpoint of epoch 1 cannot be written (No space left on device); nothing is saved in" in said
+    monkeypatch.setattr(saving, "write_together", full)
+    assert "No space left on device" in refused("prune", *images)
+    assert not list(tmp_path.glob("small*"))

@@ -7,8 +7,6 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from sdap_lite import DatasetUnavailable, Split, by_scale, data
+from sdap_lite.checkpoint import sealed
 from sdap_lite.data import augment, batches, load, normalize, recorded
 
 Array = np.ndarray
@@ -147,6 +146,11 @@ def test_imagenette_folder(tmp_path: Path, folder: str) -> None:
     assert images.note == "Imagenette"
 
 
+def test_names_of_classes_may_be_any(tmp_path: Path) -> None:
+    write_tree(tmp_path / "my images ☃", classes=("a cat", "собака"))
+    assert load("folder", tmp_path / "my images ☃", size=32).classes == ("a cat", "собака")
+
+
 def test_images_are_cropped_to_the_middle_and_resized(tmp_path: Path) -> None:
     pixels = np.zeros((20, 40, 3), np.uint8)
     pixels[:, 10:30] = 200  # the middle square
@@ -252,72 +256,6 @@ def test_broken_set_is_an_error_and_no_reason_to_fall_back(tmp_path: Path) -> No
 def test_unknown_name_is_refused() -> None:
     with pytest.raises(ValueError, match=r"name must be one of cifar10, cifar100, imagenette, .*, got 'mnist'"):
         load("mnist")
-
-
-# Downloads
-
-
-def datasets(monkeypatch: pytest.MonkeyPatch, download: Callable[..., object]) -> None:
-    """Puts ``download`` in the place of torchvision's data sets."""
-    fake = SimpleNamespace(datasets=SimpleNamespace(CIFAR10=download, CIFAR100=download, Imagenette=download))
-    monkeypatch.setattr(data._torchvision, "load", lambda: fake)
-
-
-@pytest.mark.parametrize("error", [OSError("no route to host"), RuntimeError("File not found or corrupted.")])
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "imagenette"])
-def test_failing_download_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
-    def download(root: str, **_: Any) -> None:
-        for folder in ("cifar-10-batches-py", "cifar-100-python", "imagenette2-160/train/n01440764"):
-            (Path(root) / folder).mkdir(parents=True)
-            (Path(root) / folder / "half").write_bytes(b"a part of")
-        (Path(root) / "archive.tar.gz").write_bytes(b"a part of")
-        raise error
-
-    datasets(monkeypatch, download)
-    (tmp_path / "mine").write_text("stays")
-    with pytest.raises(DatasetUnavailable, match=rf"(?s){name} is not in .*: the download failed: {error}.*Three ways out"):
-        load(name, tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
-    with pytest.raises(DatasetUnavailable, match="the download failed"):
-        load(name, tmp_path)  # and so the next call tries again
-
-
-def test_download_is_used_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[dict[str, Any]] = []
-
-    def download(root: str, **arguments: Any) -> None:
-        calls.append(arguments)
-        write_cifar10(Path(root))
-
-    datasets(monkeypatch, download)
-    for _ in range(2):
-        assert len(load("cifar10", tmp_path / "new").train) == 20
-    assert calls == [{"download": True}]
-
-
-def test_imagenette_is_downloaded_at_160_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[dict[str, Any]] = []
-
-    def download(root: str, **arguments: Any) -> None:
-        calls.append(arguments)
-        write_tree(Path(root) / "imagenette2-160", test="val")
-
-    datasets(monkeypatch, download)
-    assert len(load("imagenette", tmp_path).train) == 6
-    assert calls == [{"size": "160px", "download": True}]
-
-
-def test_archive_that_lies_there_is_seen_by_the_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has carried the archive to a machine without a network need not unpack it."""
-    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"archive")
-
-    def download(root: str, **_: Any) -> None:
-        assert (Path(root) / "cifar-10-python.tar.gz").read_bytes() == b"archive"
-        write_cifar10(Path(root))
-
-    datasets(monkeypatch, download)
-    assert len(load("cifar10", tmp_path).train) == 20
-    assert (tmp_path / "cifar-10-python.tar.gz").read_bytes() == b"archive"
 
 
 # Files that are not what they should be
@@ -576,5 +514,26 @@ def test_recorded_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "bundled/results").mkdir(parents=True)
     (tmp_path / "bundled/results/speed.json").write_text(json.dumps({"rows": [1, 2]}))
     assert recorded("speed") == {"rows": [1, 2]}
-    with pytest.raises(ValueError, match="name must be one of speed, got 'mass'"):
-        recorded("mass")
+    (tmp_path / "bundled/results/speed.json").write_text(json.dumps(sealed({"rows": [1, 2]})))
+    assert recorded("speed") == {"rows": [1, 2]}
+    for name in ("mass", "../../speed", "", "speed.json"):
+        with pytest.raises(ValueError, match=f"name must be one of speed, got '{name}'"):
+            recorded(name)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (json.dumps({**sealed({"rows": [1]}), "rows": [2]}), r"speed.json must be as it was written, but its checksum differs"),
+        ("{", r"speed.json must be a record, but cannot be read as one"),
+        ("3", r"speed.json must be a record, but cannot be read as one"),
+        ("[" * 10**5, r"speed.json must be a record, but cannot be read as one"),
+    ],
+    ids=["changed", "cut off", "foreign", "deep"],
+)
+def test_damaged_record_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, message: str) -> None:
+    monkeypatch.setattr(data.resources, "files", lambda _: tmp_path)
+    (tmp_path / "bundled/results").mkdir(parents=True)
+    (tmp_path / "bundled/results/speed.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        recorded("speed")

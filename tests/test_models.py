@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -146,3 +147,17 @@ def test_unknown_weights_are_refused() -> None:
         models.stock("mobilenet_v2", pretrained="cifar10")
     with pytest.raises(RuntimeError, match="size mismatch"):
         models.stock("mobilenet_v2", pretrained="imagenette", num_classes=7)
+
+
+@pytest.mark.parametrize("name", models.PRETRAINED)
+def test_shipped_weights_are_held_against_their_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    net, _, data = name.partition("-")
+    for ending in (".safetensors", ".json"):
+        shutil.copy(models.BUNDLED / (name + ending), tmp_path)
+    monkeypatch.setattr(models, "BUNDLED", tmp_path)
+    getattr(models, net)(pretrained=data)
+    content = bytearray((tmp_path / f"{name}.safetensors").read_bytes())
+    content[-1000] ^= 1
+    (tmp_path / f"{name}.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name}.safetensors must be the file that its card was written with, but its checksum differs"):
+        getattr(models, net)(pretrained=data)

@@ -6,6 +6,7 @@ consumer in hooks (``nets.hooked``) and never calls the library's masks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,12 +116,13 @@ FLAT_ONLY = {"pixel shuffle", "pixel unshuffle", "pad"}  # in two dimensions onl
 
 
 class Random(nn.Module):
-    def __init__(self, d: int, blocks: list[tuple[str, int]], flatten: bool) -> None:
+    def __init__(self, d: int, blocks: list[tuple[str, int]], flatten: bool, shape: tuple[int, ...] = ()) -> None:
         super().__init__()
-        self.stem = conv(d, 3, WIDTH)
+        channels, *size = shape or (3, *[4] * d)
+        self.stem = conv(d, channels, WIDTH)
         self.blocks = nn.Sequential(*(BLOCKS[name](d, 6 * inner) for name, inner in blocks))
         self.flatten = flatten
-        self.head = nn.Linear(WIDTH * (4**d if flatten else 1), 5)
+        self.head = nn.Linear(WIDTH * (math.prod(size) if flatten else 1), 5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(self.stem(x))

@@ -15,6 +15,7 @@ from nets import EXAMPLE, NETS, assert_same_bits, build, fingerprint, pictures, 
 from torch import nn
 
 from sdap_lite import Gates, count_params, export_onnx, load, models, prune, remove_channels, save, threshold, trace
+from sdap_lite.checkpoint import sealed
 
 
 def pruned(name: str, seed: int = 0) -> nn.Module:
@@ -37,10 +38,9 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Changes a recipe by hand, with the right checksum."""
     recipe = files(path)[1]
     card = json.loads(recipe.read_text())
+    del card["checksum"]
     change(card)
-    rest = {k: v for k, v in card.items() if k != "recipe"}
-    card["recipe"] = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-    recipe.write_text(json.dumps(card))
+    recipe.write_text(json.dumps(sealed(card)))
 
 
 def exchange(path: Path, content: bytes) -> None:
@@ -116,7 +116,7 @@ def test_saving_again_replaces_both_files(saved: Path) -> None:
 
 def test_recipe_holds_numbers_and_names_only(saved: Path) -> None:
     card = json.loads(files(saved)[1].read_text())
-    assert card.keys() == {"format", "class", "sha256", "modules", "recipe"}
+    assert card.keys() == {"format", "class", "sha256", "modules", "checksum"}
     assert (card["format"], card["class"]) == ("sdap_lite 1", "ResNet")
     for module in card["modules"].values():
         assert all(type(v) is int for k, v in module.items() if k != "class")
@@ -197,7 +197,7 @@ def test_changed_recipe_is_refused_though_every_tensor_fits(tmp_path: Path) -> N
     save(net, tmp_path / "net")
     recipe = files(tmp_path / "net")[1]
     recipe.write_text(recipe.read_text().replace('"num_groups": 4', '"num_groups": 2'))
-    with pytest.raises(ValueError, match=r"net.json must be as save\(\) wrote it, but its checksum differs: it was damaged or changed"):
+    with pytest.raises(ValueError, match=r"net.json must be as it was written, but its checksum differs: it was damaged or changed by hand"):
         load(tmp_path / "net", net)
 
 
@@ -223,6 +223,27 @@ def test_foreign_recipes_are_refused(saved: Path, content: str) -> None:
     files(saved)[1].write_text(content)
     with pytest.raises(ValueError, match=r"net.json must be a recipe"):
         load(saved, build("resnet-pad"))
+
+
+def test_recipe_changed_by_hand_is_refused(saved: Path) -> None:
+    recipe = files(saved)[1]
+    recipe.write_text(recipe.read_text().replace('"in_channels": 3', '"in_channels": 4'))
+    with pytest.raises(ValueError, match=r"net.json must be as it was written, but its checksum differs: it was damaged or changed by hand"):
+        load(saved, build("resnet-pad"))
+
+
+@pytest.mark.parametrize("name", ["a net", "сеть ☃", "net.v1.2", "sub/net"])
+def test_every_name_is_a_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / "sub").mkdir()
+    model = build("vgg")
+    save(model, tmp_path / name)
+    assert_same_bits(load(tmp_path / name, build("vgg", seed=1)), fingerprint(model))
+
+
+@pytest.mark.parametrize("path", ["", ".", "/"])
+def test_path_without_a_name_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match=r"path must name a file, without an ending, got"):
+        save(build("vgg"), path)
 
 
 def test_recipe_that_is_no_text_is_refused(saved: Path) -> None:

@@ -156,3 +156,14 @@ def test_readme_says_what_was_recorded() -> None:
         assert row in readme
     assert len({row["seed"] for row in recorded["rows"]}) == 3
     assert card["command"] in readme
+
+
+def test_nothing_is_read_that_could_run_code() -> None:
+    """No bare pickle anywhere: of the library, the scripts and the chapters."""
+    sources = [path for path in files() if path.suffix in (".py", ".ipynb") and path.parent.name != "tests"]
+    assert len(sources) > 20
+    for path in sources:
+        text = path.read_text()
+        assert not re.findall(r"\b(?:pickle|dill|joblib|cloudpickle|marshal)\.loads?\(|\beval\(\w|\bexec\(|yaml\.load\(", text), path
+        assert all("weights_only=True" in call for call in re.findall(r"torch\.load\([^\n]*", text)), path
+        assert all("allow_pickle=False" in call for call in re.findall(r"np\.load\([^\n]*", text)), path

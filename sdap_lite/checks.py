@@ -1,0 +1,113 @@
+"""What a run is given, looked at before any work: each mistake is a sentence with the way out. Chapter 5."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from .data import Images
+from .measure import best_device, evaluating
+
+__all__ = ["check_device", "check_images", "check_model", "check_number", "check_plain", "fingerprint"]
+
+
+def check_number(name: str, value: float, rule: str, holds: Callable[[float], bool]) -> None:
+    """Raises ValueError unless ``value`` is a finite number for which the rule holds."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not holds(value):
+        raise ValueError(f"{name} must {rule}, got {value!r}")
+
+
+def check_device(device: str | torch.device | None) -> torch.device:
+    """The device, if this PyTorch can compute on it; None: the best one."""
+    if device is None:
+        return best_device()
+    try:
+        torch.ones(1, device=device).item()
+        return torch.device(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device must be one that this PyTorch can compute on, got {str(device)!r}: {str(error).splitlines()[0]}") from error
+
+
+def check_images(images: Images, validation: float) -> None:
+    """Raises ValueError unless there is something to learn from the images, when a share of them is held out."""
+    if not isinstance(images, Images):
+        raise ValueError(f"images must be an image set, as sdap.data.load gives, got {type(images).__name__}")
+    if len(images.train) < 4:
+        raise ValueError(f"there must be at least 4 training images, got {len(images.train)}")
+    held_out = max(1, round(validation * len(images.train))) if images.validation is None else 0
+    if len(images.train) - held_out < 2:
+        raise ValueError(f"validation must leave at least 2 of {len(images.train)} training images, got {validation}")
+    seen = images.train.labels.unique().tolist()
+    if len(seen) < 2:
+        raise ValueError(f"the training images must be of at least 2 classes, but all are of class {images.classes[seen[0]]!r}")
+
+
+def check_model(model: nn.Module, images: Images, what: str = "model", *, frozen: bool = False) -> int:
+    """Raises ValueError unless the model classifies the images and can learn (a teacher may be frozen); returns its classes."""
+    _check_type(model, what)
+    if not any(p.requires_grad or frozen for p in model.parameters()):
+        raise ValueError(f"the {what} must have parameters that require a gradient, but all are frozen (or there are none): call requires_grad_(True)")
+    _check_numbers(model, what)
+    shape = (1, *images.train.images.shape[1:])
+    try:
+        with evaluating(model), torch.no_grad():
+            logits = model(torch.zeros(shape, device=next(model.parameters()).device))
+    except Exception as error:  # what user code may raise
+        raise ValueError(f"the {what} must take images of shape {list(shape)}, but: {error}") from error
+    classes = len(images.classes)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < classes:
+        found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"the {what} must give logits of shape [n, {classes}], one for each class of {images.name}, got {found}")
+    return logits.shape[1]
+
+
+def check_plain(model: nn.Module) -> None:
+    """Raises ValueError where something around the layers would see other channels after surgery, or hide them."""
+    wrapped = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module", "FullyShardedDataParallel": "module"}
+    _check_type(model, "model")
+    kind = type(model).__name__
+    if kind in wrapped:
+        raise ValueError(f"the model must be the network itself, but is wrapped in {kind}: give model.{wrapped[kind]}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(f"the model must be Python code that torch.fx can read, but is a {kind}: give the module that it was made from")
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            found = ", ".join(module.parametrizations)
+            raise ValueError(f"the model must have no gates or other parametrizations, but {name!r} has, on {found}: detach() or remove them first")
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+            raise ValueError(f"the model must have no hooks, which may compute anything, but {name!r} has: remove() them first")
+
+
+def fingerprint(tensors: Iterable[Tensor]) -> str:
+    """Sixteen digits that tell these numbers from all others."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()[:16]
+
+
+# ---------------------------------------------------------------------------------------------
+
+
+def _check_type(model: nn.Module, what: str) -> None:
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"the {what} must be a torch.nn.Module, got {type(model).__name__}")
+
+
+def _check_numbers(model: nn.Module, what: str) -> None:
+    """float32, finite, and all on one device that holds numbers."""
+    devices = sorted({str(p.device) for p in model.parameters()})
+    if len(devices) > 1 or devices == ["meta"]:
+        raise ValueError(f"the {what} must be on one device that holds numbers, got {' and '.join(devices)}")
+    for name, p in model.named_parameters():
+        if p.dtype != torch.float32:
+            raise ValueError(f"the {what} must be float32 (mixed precision is chosen by mode=), got {p.dtype} in {name!r}")
+    trained = dict(model.named_parameters())
+    for name, tensor in model.state_dict().items():
+        if bool(torch.isnan(tensor).any()) or (name in trained and bool(torch.isinf(tensor).any())):  # a buffer may hold infinity: a mask
+            raise ValueError(f"the {what} must hold finite numbers, but there is NaN or infinity in {name!r}")

@@ -1,0 +1,297 @@
+"""One table of what may be given wrongly: each row is refused before any work, with exactly this sentence."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nets import EXAMPLE, Flattened, assert_same_bits, build, fingerprint, pictures
+from torch import Tensor, nn
+
+import sdap_lite as sdap
+from sdap_lite import Images, Split, models, prune, remove_channels, slice_optimizer, threshold, trace, train
+from sdap_lite.train import _Training
+
+QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 16, "mode": "fp32", "device": "cpu", "progress": False}
+IMAGES = pictures()
+GRAPH = trace(build("resnet-pad"), EXAMPLE)
+LARGEST = f"{sdap.largest_rate(GRAPH):.4f}"
+FLOAT32 = "the model must be float32 (mixed precision is chosen by mode=), got "
+RATE = "rate must be the share that is removed, a number from 0 to below 1, got "
+
+
+def pruning(**arguments: Any) -> Callable[[], object]:
+    """A pruning of a small ResNet, but for what is named."""
+    given = {"model": build("resnet-pad"), "images": IMAGES, "rate": 0.5, **QUICK, **arguments}
+    return lambda: prune(**given)
+
+
+def training(**arguments: Any) -> Callable[[], object]:
+    given = {"model": build("resnet-pad"), "images": IMAGES, **QUICK, **arguments}
+    return lambda: train(**given)
+
+
+def of(model: Callable[[nn.Module], object]) -> Callable[[], object]:
+    """A pruning of the small ResNet after something was done to it."""
+
+    def call() -> object:
+        net = build("resnet-pad")
+        changed = model(net)
+        return pruning(model=changed if isinstance(changed, nn.Module) else net)()
+
+    return call
+
+
+def labels(numbers: list[int]) -> Split:
+    return Split(torch.zeros(len(numbers), 3, 16, 16, dtype=torch.uint8), torch.tensor(numbers))
+
+
+class Branch(nn.Module):
+    """Takes another way for dark images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = build("resnet-pad")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) if x.mean() > 0 else self.net(-x)
+
+
+def spoil(net: Any) -> None:
+    net.layer1[0].bn1.running_var[0] = math.nan
+
+
+def overflow(net: Any) -> None:
+    net.fc.weight.data[0, 0] = math.inf
+
+
+def hooked(net: Any) -> None:
+    net.layer1[0].conv1.register_forward_hook(lambda module, inputs, output: output.flip(1))
+
+
+def weight_norm(net: Any) -> None:
+    nn.utils.parametrizations.weight_norm(net.layer1[0].conv1)
+
+
+def optimizer_from_elsewhere() -> None:
+    net = build("resnet-pad")
+    kept = threshold(GRAPH, GRAPH.split(torch.ones(len(GRAPH))), 0.5)
+    slice_optimizer(torch.optim.SGD(nn.Linear(2, 3).parameters(), lr=0.1), net, remove_channels(net, GRAPH, kept), GRAPH, kept)
+
+
+TABLE: dict[str, tuple[Callable[[], object], str]] = {
+    # rates
+    "rate: negative": (pruning(rate=-0.1), RATE + "-0.1"),
+    "rate: one": (pruning(rate=1), RATE + "1"),
+    "rate: per cent": (pruning(rate=75), RATE + "75"),
+    "rate: NaN": (pruning(rate=math.nan), RATE + "nan"),
+    "rate: infinite": (pruning(rate=math.inf), RATE + "inf"),
+    "rate: string": (pruning(rate="0.75"), RATE + "'0.75'"),
+    "rate: nothing": (pruning(rate=None), RATE + "None"),
+    "rate: truth": (pruning(rate=True), RATE + "True"),
+    "rate: a tensor": (pruning(rate=torch.tensor(0.5)), RATE + "tensor(0.5000)"),
+    "rate: cannot be reached": (pruning(rate=0.999), f"rate must be at most {LARGEST} for this network, where every layer keeps one channel, got 0.999"),
+    "rate: of no known unit": (pruning(unit="flops"), "unit must be one of params, macs, channels, got 'flops'"),
+    # settings
+    "epochs: none": (pruning(epochs=0), "epochs must be a whole number from 1 on, got 0"),
+    "epochs: half": (training(epochs=1.5), "epochs must be a whole number from 1 on, got 1.5"),
+    "epochs: string": (training(epochs="3"), "epochs must be a whole number from 1 on, got '3'"),
+    "batch of one": (training(batch_size=1), "batch_size must be a whole number from 2 on (batch norm needs two images), got 1"),
+    "learning rate: none": (training(lr=0), "lr must be a number above 0, got 0"),
+    "learning rate: string": (training(lr="0.1"), "lr must be a number above 0, got '0.1'"),
+    "weight decay: negative": (training(weight_decay=-1), "weight_decay must be a number from 0 on, got -1"),
+    "validation: everything": (training(validation=1), "validation must be the share that is held out, above 0 and below 1, got 1"),
+    "validation: string": (training(validation="10%"), "validation must be the share that is held out, above 0 and below 1, got '10%'"),
+    "validation: leaves nothing": (training(validation=0.999), "validation must leave at least 2 of 48 training images, got 0.999"),
+    "alpha: above 1": (pruning(alpha=1.5), "alpha must lie between 0 and 1, got 1.5"),
+    "ramp: string": (pruning(ramp="half"), "ramp must lie between 0 and 1, got 'half'"),
+    "temperature: none": (pruning(temperature=0), "temperature must be above 0, got 0"),
+    "temperature: infinite": (pruning(temperature=math.inf), "temperature must be above 0, got inf"),
+    "rule: unknown": (pruning(rule="magic"), "rule must be one of rms, straight-through, frozen, got 'magic'"),
+    "round_to: none": (pruning(round_to=0), "round_to must be a whole number from 1 on, got 0"),
+    "seed: string": (training(seed="a"), "seed must be a whole number below 2**32, got 'a'"),
+    "seed: too large": (training(seed=2**64), "seed must be a whole number below 2**32, got 18446744073709551616"),
+    "mode: unknown": (training(mode="fp16"), "mode must be auto or one of fp32, fp32-channels-last, bf16-channels-last, got 'fp16'"),
+    "device: unknown": (training(device="gpu"), "device must be one that this PyTorch can compute on, got 'gpu': Expected one of cpu,*"),
+    "device: without numbers": (training(device="meta"), "device must be one that this PyTorch can compute on, got 'meta': Tensor.item() cannot be called on*"),
+    "resume: nowhere": (training(resume="no/where"), "resume must name a folder with a checkpoint.pt in it, got no/where"),
+    # images
+    "images: a name": (pruning(images="cifar10"), "images must be an image set, as sdap.data.load gives, got str"),
+    "images: none": (lambda: replace(IMAGES, train=IMAGES.train[:0]), "there must be at least one training image, got none"),
+    "images: none to test": (lambda: replace(IMAGES, test=IMAGES.test[:0]), "there must be at least one test image, got none"),
+    "images: none to validate": (lambda: replace(IMAGES, validation=IMAGES.test[:0]), "there must be at least one validation image, got none"),
+    "images: three": (pruning(images=replace(IMAGES, train=IMAGES.train[:3])), "there must be at least 4 training images, got 3"),
+    "images: of one class": (
+        pruning(images=replace(IMAGES, train=labels([2] * 20))),
+        "the training images must be of at least 2 classes, but all are of class 'class 2'",
+    ),
+    "images: NaN": (
+        lambda: Split(torch.full((4, 3, 16, 16), math.nan), torch.zeros(4, dtype=torch.long)),
+        "images must be uint8 of shape [n, channels, height, width], got torch.float32 [4, 3, 16, 16]",
+    ),
+    "images: an array": (lambda: Split(np.zeros((4, 3, 16, 16), np.uint8), torch.zeros(4, dtype=torch.long)), "images must be a tensor, got ndarray"),
+    "images: of another size to test": (
+        lambda: replace(IMAGES, test=pictures(size=8).test),
+        "test images must have the training images' shape [3, 16, 16], got [3, 8, 8]",
+    ),
+    "labels: a list": (lambda: Split(IMAGES.train.images, [0] * 48), "labels must be a tensor, got list"),
+    "labels: of another count": (lambda: Split(IMAGES.train.images, IMAGES.train.labels[:9]), "labels must be int64 of shape [48], got torch.int64 [9]"),
+    "labels: one-hot": (
+        lambda: Split(IMAGES.train.images, torch.eye(4, dtype=torch.long)[IMAGES.train.labels]),
+        "labels must be int64 of shape [48], got torch.int64 [48, 4]",
+    ),
+    "labels: floats": (lambda: Split(IMAGES.train.images, torch.zeros(48)), "labels must be int64 of shape [48], got torch.float32 [48]"),
+    "labels: beyond the classes": (
+        lambda: replace(IMAGES, train=labels([0, 1, 2, 3, 4])),
+        "labels of the training images must lie in 0…3, one for each class, got 0…4",
+    ),
+    "labels: below the classes": (lambda: replace(IMAGES, test=labels([0, -1])), "labels of the test images must lie in 0…3, one for each class, got -1…0"),
+    "deviation: none": (lambda: replace(IMAGES, std=(0.0,) * 3), "std must be one number above 0 for each of 3 channels, got (0.0, 0.0, 0.0)"),
+    "mean: NaN": (lambda: replace(IMAGES, mean=(math.nan,) * 3), "mean must be one number for each of 3 channels, got (nan, nan, nan)"),
+    "mean: of grey images": (lambda: replace(IMAGES, mean=(0.5,)), "mean must be one number for each of 3 channels, got (0.5,)"),
+    # models and images
+    "images: grey for a colour model": (
+        pruning(images=pictures(channels=1)),
+        "the model must take images of shape [1, 1, 16, 16], but: Given groups=1, weight of size [4, 3, 3, 3], expected *",
+    ),
+    "images: too small": (
+        pruning(model=Flattened(), images=pictures(size=8)),
+        "the model must take images of shape [1, 3, 8, 8], but: mat1 and mat2 shapes cannot be multiplied (1x6 and 54x7)",
+    ),
+    "model: fewer classes": (
+        pruning(model=models.ResNet(8, classes=3, width=4)),
+        "the model must give logits of shape [n, 4], one for each class of pictures, got [1, 3]",
+    ),
+    "model: a picture for each image": (
+        pruning(model=nn.Conv2d(3, 4, 1)),
+        "the model must give logits of shape [n, 4], one for each class of pictures, got [1, 4, 16, 16]",
+    ),
+    # models
+    "model: a name": (pruning(model="resnet20"), "the model must be a torch.nn.Module, got str"),
+    "model: weights alone": (pruning(model=build("vgg").state_dict()), "the model must be a torch.nn.Module, got OrderedDict"),
+    "model: on another device": (of(lambda net: net.to("meta")), "the model must be on one device that holds numbers, got meta"),
+    "model: on two devices": (of(lambda net: net.fc.to("meta") and None), "the model must be on one device that holds numbers, got cpu and meta"),
+    "model: half precision": (
+        of(lambda net: net.half()),
+        FLOAT32 + "torch.float16 in 'conv1.weight'",
+    ),
+    "model: bfloat16": (of(lambda net: net.bfloat16()), FLOAT32 + "torch.bfloat16 in 'conv1.weight'"),
+    "model: half of it": (
+        of(lambda net: net.fc.half() and None),
+        FLOAT32 + "torch.float16 in 'fc.weight'",
+    ),
+    "model: frozen": (
+        of(lambda net: net.requires_grad_(False)),
+        "the model must have parameters that require a gradient, but all are frozen (or there are none): call requires_grad_(True)",
+    ),
+    "model: NaN": (of(spoil), "the model must hold finite numbers, but there is NaN or infinity in 'layer1.0.bn1.running_var'"),
+    "model: infinite": (of(overflow), "the model must hold finite numbers, but there is NaN or infinity in 'fc.weight'"),
+    "model: without convolutions": (
+        pruning(model=nn.Sequential(nn.Flatten(), nn.Linear(768, 4))),
+        "rate must be at most 0.0000 for this network, where every layer keeps one channel, got 0.5",
+    ),
+    "model: without parameters": (
+        pruning(model=nn.Flatten()),
+        "the model must have parameters that require a gradient, but all are frozen (or there are none): call requires_grad_(True)",
+    ),
+    "model: a branch that depends on the data": (
+        pruning(model=Branch()),
+        "the model must be one that torch.fx can trace (no branch that depends on the data), got: *",
+    ),
+    "model: hooks": (of(hooked), "the model must have no hooks, which may compute anything, but 'layer1.0.conv1' has: remove() them first"),
+    "model: old weight norm": (
+        of(lambda net: torch.nn.utils.spectral_norm(net.fc) and None),
+        "the model must have no hooks, which may compute anything, but 'fc' has: remove() them first",
+    ),
+    "model: parametrizations": (
+        of(weight_norm),
+        "the model must have no gates or other parametrizations, but 'layer1.0.conv1' has, on weight: detach() or remove them first",
+    ),
+    "model: gates": (
+        of(lambda net: sdap.Gates(GRAPH).attach(net)),
+        "the model must have no gates or other parametrizations, but 'conv1' has, on weight: detach() or remove them first",
+    ),
+    "model: DataParallel": (of(nn.DataParallel), "the model must be the network itself, but is wrapped in DataParallel: give model.module"),
+    "model: compiled": (of(torch.compile), "the model must be the network itself, but is wrapped in OptimizedModule: give model._orig_mod"),
+    # teachers and optimizers
+    "teacher: other classes": (pruning(teacher=models.ResNet(8, classes=7, width=4)), "the teacher must give as many logits as the model, 10, got 7"),
+    "teacher: fewer classes": (
+        pruning(teacher=models.ResNet(8, classes=3, width=4)),
+        "the teacher must give logits of shape [n, 4], one for each class of pictures, got [1, 3]",
+    ),
+    "teacher: half precision": (
+        pruning(teacher=build("vgg").half()),
+        "the teacher must be float32 (mixed precision is chosen by mode=), got torch.float16 in 'features.0.weight'",
+    ),
+    "teacher: a name": (pruning(teacher="resnet20"), "the teacher must be a torch.nn.Module, got str"),
+    "optimizer from elsewhere": (
+        optimizer_from_elsewhere,
+        "the optimizer must hold parameters of this model only, but holds others of shapes [[3, 2], [3]]",
+    ),
+}
+
+
+JIT = "ignore:.*torch.jit:DeprecationWarning"  # PyTorch's own, of its older compiler
+
+
+@pytest.mark.filterwarnings(JIT)
+@pytest.mark.parametrize("name", list(TABLE))
+def test_refused_before_any_work(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(_Training, "epoch", lambda *_: pytest.fail("nothing may be trained"))
+    call, message = TABLE[name]
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is compared below, to the letter
+        call()
+    said = str(caught.value)
+    if message.endswith("*"):  # what follows is PyTorch's
+        assert said.startswith(message[:-1])
+    else:
+        assert said == message
+
+
+@pytest.mark.parametrize("run", [prune, train])
+def test_refused_model_is_left_as_it_was(run: Callable[..., object]) -> None:
+    net = build("resnet-pad").train()
+    before = fingerprint(net)
+    with pytest.raises(ValueError, match="epochs must be a whole number"):
+        run(net, IMAGES, **{**QUICK, "epochs": 0})
+    assert_same_bits(net, before)
+    assert net.training
+
+
+@pytest.mark.filterwarnings(JIT)
+def test_scripted_model_is_refused() -> None:
+    message = "the model must be Python code that torch.fx can read, but is a RecursiveScriptModule: give the module that it was made from"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        of(lambda net: torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 16), nn.Flatten())))()
+
+
+def test_plain_training_takes_hooks_and_wrappers() -> None:
+    """Only surgery would be misled by them."""
+    seen: list[int] = []
+    net = build("resnet-pad")
+    net.fc.register_forward_hook(lambda *_: seen.append(1))
+    train(nn.DataParallel(net), IMAGES, **QUICK)
+    assert seen
+
+
+def test_images_with_infinite_mask_in_a_buffer_are_welcome() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = build("resnet-pad")
+            self.register_buffer("mask", torch.tensor([0.0] * 10 + [-math.inf]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x) + self.mask[:10]
+
+    assert isinstance(pruning(model=Masked())(), sdap.Result)
+
+
+def test_images_must_be_images() -> None:
+    assert isinstance(replace(IMAGES, validation=IMAGES.test), Images)
