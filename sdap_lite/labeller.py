@@ -212,33 +212,15 @@ class Labeller(fx.Interpreter):
             self.keep([x.labels for x in self.replay.sources((self.node.args, self.node.kwargs))], NUMBER)
         if creating:
             return value
-        if target == "expand_as":
-            self.elementwise(args, value)
-            return Labelled(value, args[0].labels.expand(value.shape))
-        if target in ops.WEIGHTED:
-            return self.layer_by_code(inputs, (args, kwargs), value)
         if elementwise and isinstance(value, Tensor):
             return self.elementwise((*args, *kwargs.values()), value)
-        if target in ops.PER_CHANNEL and isinstance(value, Tensor):
-            return self.per_channel(inputs[0], value)
-        if target in ops.NORMS and isinstance(value, Tensor):
-            return self.functional_norm(args, kwargs, value)
-        if target in ops.LAYER_NORMS:
-            return self.layer_norm(inputs[0], value, len(args[1] if len(args) > 1 else kwargs["normalized_shape"]), inputs[1:])
-        if target in ops.JOINING:
-            parts = [_constant(x) if isinstance(x, Tensor) else x for x in kwargs.get("tensors", args[0] if args else ())]
-            return self.joining(parts, args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0)), value)
+        found = self.named(args, kwargs, inputs, value)
+        if found is not None:
+            return found
         if target is torch.stack:
             for x in inputs[1:]:  # tensors of one shape are as wide as each other
                 self.tie(compact(inputs[0].labels), compact(x.labels))
             moving = True
-        if target is F.pad and len(kwargs["pad"] if "pad" in kwargs else args[1]) <= 2 * (value.ndim - 2):
-            return self.per_channel(inputs[0], value)  # around each channel's image
-        if target is F.glu:
-            return self.gated(inputs[0], args[1] if len(args) > 1 else kwargs.get("dim", -1), value)
-        if target is F.grid_sample and isinstance(args[0], Labelled):
-            self.keep([x.labels for x in inputs if x is not args[0]], MIXES)
-            return self.per_channel(args[0], value)
         if moving:
             return self.moving(run, args, kwargs, value)
         if along_axes and len(inputs) == 1:
@@ -249,6 +231,32 @@ class Labeller(fx.Interpreter):
         if place is not None and len(inputs) == 1:
             return self.reducing(args[place] if len(args) > place else kwargs.get("dim", kwargs.get("axis")), inputs[0], value)
         return self.unknown((args, kwargs), value)
+
+    def named(self, args: Any, kwargs: Any, inputs: list[Labelled], value: Any) -> Any:
+        """Operations that go by their own name; None for all others."""
+        target = self.node.target
+        if target in ops.WEIGHTED:
+            return self.layer_by_code(inputs, (args, kwargs), value)
+        if target in ops.PER_CHANNEL and isinstance(value, Tensor):
+            return self.per_channel(inputs[0], value)
+        if target is F.pad and len(kwargs["pad"] if "pad" in kwargs else args[1]) <= 2 * (value.ndim - 2):
+            return self.per_channel(inputs[0], value)  # around each channel's image
+        if target is F.grid_sample and isinstance(args[0], Labelled):
+            self.keep([x.labels for x in inputs if x is not args[0]], MIXES)
+            return self.per_channel(args[0], value)
+        if target in ops.NORMS and isinstance(value, Tensor):
+            return self.functional_norm(args, kwargs, value)
+        if target in ops.LAYER_NORMS:
+            return self.layer_norm(inputs[0], value, len(args[1] if len(args) > 1 else kwargs["normalized_shape"]), inputs[1:])
+        if target in ops.JOINING:
+            parts = [_constant(x) if isinstance(x, Tensor) else x for x in kwargs.get("tensors", args[0] if args else ())]
+            return self.joining(parts, args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0)), value)
+        if target is F.glu:
+            return self.gated(inputs[0], args[1] if len(args) > 1 else kwargs.get("dim", -1), value)
+        if target == "expand_as":
+            self.elementwise(args, value)
+            return Labelled(value, args[0].labels.expand(value.shape))
+        return None
 
     def layer_by_code(self, inputs: list[Labelled], tree: Any, value: Tensor) -> Any:
         """A layer that is computed by code: of a module that has the weight, or of nobody's."""
