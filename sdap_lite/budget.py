@@ -291,7 +291,7 @@ class _Counter:
         self.inputs, self.input_layer = self._lines([layer.inputs for layer in layers])
         self.outputs, self.output_layer = self._lines([layer.outputs for layer in layers])
         self.pair, self.single = (torch.tensor([getattr(layer, f"{part}_{unit}", 0) for layer in layers], dtype=torch.float64) for part in ("pair", "out"))
-        self.rest = graph.other_params if unit == "params" else 0
+        self.rest = {"params": graph.other_params, "macs": graph.other_macs}.get(unit, 0)
         self.times = _times(graph, [layer.name for layer in layers]) if unit == "latency" else None
         if self.times is not None:
             self.rest = self.times.rest

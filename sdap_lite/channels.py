@@ -149,7 +149,7 @@ def _graph(found: Findings, shape: tuple[int, ...], params: int) -> ChannelGraph
         if len(channels) or note.reason in LAYERS:  # one that train mode repeats is told once
             kept.setdefault((note.operation, note.module, note.reason, tuple(channels.tolist())), replace(note, channels=channels))
     other = params - round(sum(y.pair_params * len(y.inputs) * len(y.outputs) + y.out_params * len(y.outputs) for y in layers.values()))
-    return ChannelGraph(layers, _groups(layers, group_of[order]), removable, tuple(kept.values()), shape, other)
+    return ChannelGraph(layers, _groups(layers, group_of[order]), removable, tuple(kept.values()), shape, other, found.other_macs)
 
 
 def _own_code(found: Findings) -> list[Kept]:

@@ -112,6 +112,7 @@ class ChannelGraph:
         kept: for the others: the reasons.
         shape: of the example that was traced.
         other_params: parameters that belong to no channel.
+        other_macs: MACs of convolutions and linear layers that are not understood, of which nothing goes.
         times: what its layers take on this machine, if they were timed (:func:`sdap_lite.time_layers`).
     """
 
@@ -121,6 +122,7 @@ class ChannelGraph:
     kept: tuple[Kept, ...]
     shape: tuple[int, ...]
     other_params: int = 0
+    other_macs: int = 0
     times: LatencyTable | None = None
 
     def __len__(self) -> int:

@@ -52,6 +52,7 @@ class Findings:
     touched: set[str] = field(default_factory=set)  # all parameters and buffers that code reads
     weights: dict[int, str] = field(default_factory=dict)  # whose weight a tensor is
     fixed: list[Tensor] = field(default_factory=list)  # labels that stay
+    other_macs: int = 0  # of layers that are not understood
 
 
 class Labeller(fx.Interpreter):
@@ -158,9 +159,15 @@ class Labeller(fx.Interpreter):
             value: Any = inputs[0].value
         else:
             value = module(*_unwrap(args, "value"), **_unwrap(kwargs, "value"))
-        if len(inputs) != 1 or not isinstance(value, Tensor):
+        if isinstance(module, ops.UNPOOLING_MODULES):
+            return self.unpooling(inputs, value)
+        if len(inputs) != 1 or not isinstance(value, (Tensor, tuple)):
             return self.unknown((args, kwargs), value)
         x, name = inputs[0], str(target)
+        if isinstance(module, ops.PER_CHANNEL_MODULES):
+            return self.per_channel(x, value)
+        if not isinstance(value, Tensor):
+            return self.unknown((args, kwargs), value)
         if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
             return self.weighted(name, module, x, value)
         if isinstance(module, ops.NORM_MODULES) or (isinstance(module, nn.PReLU) and module.num_parameters > 1):
@@ -177,8 +184,6 @@ class Labeller(fx.Interpreter):
             return self.padding(name, module, x, value)
         if isinstance(module, (*ops.ELEMENTWISE_MODULES, nn.PReLU)):
             return Labelled(value, x.labels)
-        if isinstance(module, ops.PER_CHANNEL_MODULES):
-            return self.per_channel(x, value)
         if isinstance(module, ops.MOVING_MODULES):
             return self.moving(runner(self.node, module), args, kwargs, value)
         return self.unknown((args, kwargs), value)
@@ -212,33 +217,15 @@ class Labeller(fx.Interpreter):
             self.keep([x.labels for x in self.replay.sources((self.node.args, self.node.kwargs))], NUMBER)
         if creating:
             return value
-        if target == "expand_as":
-            self.elementwise(args, value)
-            return Labelled(value, args[0].labels.expand(value.shape))
-        if target in ops.WEIGHTED:
-            return self.layer_by_code(inputs, (args, kwargs), value)
         if elementwise and isinstance(value, Tensor):
             return self.elementwise((*args, *kwargs.values()), value)
-        if target in ops.PER_CHANNEL and isinstance(value, Tensor):
-            return self.per_channel(inputs[0], value)
-        if target in ops.NORMS and isinstance(value, Tensor):
-            return self.functional_norm(args, kwargs, value)
-        if target in ops.LAYER_NORMS:
-            return self.layer_norm(inputs[0], value, len(args[1] if len(args) > 1 else kwargs["normalized_shape"]), inputs[1:])
-        if target in ops.JOINING:
-            parts = [_constant(x) if isinstance(x, Tensor) else x for x in kwargs.get("tensors", args[0] if args else ())]
-            return self.joining(parts, args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0)), value)
+        found = self.named(args, kwargs, inputs, value)
+        if found is not None:
+            return found
         if target is torch.stack:
             for x in inputs[1:]:  # tensors of one shape are as wide as each other
                 self.tie(compact(inputs[0].labels), compact(x.labels))
             moving = True
-        if target is F.pad and len(kwargs["pad"] if "pad" in kwargs else args[1]) <= 2 * (value.ndim - 2):
-            return self.per_channel(inputs[0], value)  # around each channel's image
-        if target is F.glu:
-            return self.gated(inputs[0], args[1] if len(args) > 1 else kwargs.get("dim", -1), value)
-        if target is F.grid_sample and isinstance(args[0], Labelled):
-            self.keep([x.labels for x in inputs if x is not args[0]], MIXES)
-            return self.per_channel(args[0], value)
         if moving:
             return self.moving(run, args, kwargs, value)
         if along_axes and len(inputs) == 1:
@@ -250,11 +237,41 @@ class Labeller(fx.Interpreter):
             return self.reducing(args[place] if len(args) > place else kwargs.get("dim", kwargs.get("axis")), inputs[0], value)
         return self.unknown((args, kwargs), value)
 
+    def named(self, args: Any, kwargs: Any, inputs: list[Labelled], value: Any) -> Any:
+        """Operations that go by their own name; None for all others."""
+        target = self.node.target
+        if target in ops.WEIGHTED:
+            return self.layer_by_code(inputs, (args, kwargs), value)
+        if target in ops.PER_CHANNEL:
+            return self.per_channel(inputs[0], value)
+        if target in ops.UNPOOLING:
+            return self.unpooling(inputs, value)
+        if target is F.pad and len(kwargs["pad"] if "pad" in kwargs else args[1]) <= 2 * (value.ndim - 2):
+            return self.per_channel(inputs[0], value)  # around each channel's image
+        if target is F.grid_sample and isinstance(args[0], Labelled):
+            self.keep([x.labels for x in inputs if x is not args[0]], MIXES)
+            return self.per_channel(args[0], value)
+        if target in ops.NORMS and isinstance(value, Tensor):
+            return self.functional_norm(args, kwargs, value)
+        if target in ops.LAYER_NORMS:
+            return self.layer_norm(inputs[0], value, len(args[1] if len(args) > 1 else kwargs["normalized_shape"]), inputs[1:])
+        if target in ops.JOINING:
+            parts = [_constant(x) if isinstance(x, Tensor) else x for x in kwargs.get("tensors", args[0] if args else ())]
+            return self.joining(parts, args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0)), value)
+        if target is F.glu:
+            return self.gated(inputs[0], args[1] if len(args) > 1 else kwargs.get("dim", -1), value)
+        if target == "expand_as":
+            self.elementwise(args, value)
+            return Labelled(value, args[0].labels.expand(value.shape))
+        return None
+
     def layer_by_code(self, inputs: list[Labelled], tree: Any, value: Tensor) -> Any:
         """A layer that is computed by code: of a module that has the weight, or of nobody's."""
         owner = self.layer_of(self.node)
         if owner is None or len(inputs) != 1:
-            return self.unknown(tree, value, UNOWNED)
+            named = dict(zip(ops.WEIGHTED[self.node.target], tree[0], strict=False)) | tree[1]
+            work = 0 if self.node.target is F.group_norm else value.numel() * _unwrap(named["weight"], "value")[0].numel()
+            return self.opaque(tree, value, work, UNOWNED)
         module = self.module.get_submodule(owner)
         if isinstance(module, nn.GroupNorm):
             return self.group_norm(owner, module, inputs[0], value)
@@ -283,6 +300,11 @@ class Labeller(fx.Interpreter):
         self.keep([x.labels for x in _labelled(tree)], reason)
         return mapped(value, lambda leaf: _constant(leaf) if isinstance(leaf, Tensor) else leaf)
 
+    def opaque(self, tree: Any, value: Tensor, work: int, reason: str) -> Any:
+        """A layer that is not understood: none of its channels goes, and its MACs are counted all the same."""
+        self.found.other_macs += work // self.batch if self.counting else 0
+        return self.unknown(tree, value, reason)
+
     def stay(self, x: Labelled, value: Any, reason: str) -> Any:
         """Channels keep their places, but none may go."""
         self.keep([x.labels], reason)
@@ -302,12 +324,13 @@ class Labeller(fx.Interpreter):
         if isinstance(module, nn.Linear) and compact(x.labels).shape[-1] == 1 < x.labels.shape[-1] and bool((x.labels != FIXED).any()):
             return Labelled(value, x.labels[..., :1].expand(value.shape))  # over positions: each channel on its own
         line = self.line(x, axis)
+        work = (x.value if getattr(module, "transposed", False) else value).numel() * module.weight[0].numel()
         if line is None:
-            return self.unknown(x, value, MIXED)
+            return self.opaque(x, value, work, MIXED)
         if not own_code and type(module).forward not in ops.FORWARDS:
-            return self.unknown(x, value, OTHERWISE)
+            return self.opaque(x, value, work, OTHERWISE)
         if "weight" not in module._parameters:
-            return self.unknown(x, value, COMPUTED)
+            return self.opaque(x, value, work, COMPUTED)
         layer = _measure_layer(name, module, line, value, x.value, axis, self.batch)
         if layer.kind == "depthwise":
             layer = replace(layer, outputs=line.repeat_interleave(value.shape[axis] // len(line)))
@@ -397,13 +420,21 @@ class Labeller(fx.Interpreter):
             self.tie(old.outputs, layer.outputs)
         self.found.layers[layer.name] = replace(old, pair_macs=old.pair_macs + layer.pair_macs, out_macs=old.out_macs + layer.out_macs)
 
-    def per_channel(self, x: Labelled, value: Tensor) -> Any:
-        """Pooling and resizing: each channel's image on its own."""
+    def per_channel(self, x: Labelled, value: Any) -> Any:
+        """Pooling (with or without its places) and resizing: each channel's image on its own."""
+        if isinstance(value, tuple):
+            return tuple(self.per_channel(x, part) for part in value)
         axis = 1 if value.ndim > 2 else 0
         line = self.line(x, axis)
         if line is None or len(line) != value.shape[axis]:
             return self.unknown(x, value, MIXED)
         return Labelled(value, spread(line, value.shape, axis))
+
+    def unpooling(self, inputs: list[Labelled], value: Tensor) -> Any:
+        """Each channel's values back to their places, which are another tensor's channels."""
+        for x in inputs[1:]:
+            self.tie(compact(inputs[0].labels), compact(x.labels))
+        return self.per_channel(inputs[0], value)
 
     def elementwise(self, args: Any, value: Tensor) -> Any:
         """Labels that meet at the same place are the same channel."""

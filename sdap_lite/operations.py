@@ -54,6 +54,10 @@ PER_CHANNEL_MODULES = tuple(_of(nn, f"{_POOLS} {_PADS} LPPool1d LPPool2d Upsampl
 _POOL_FUNCTIONS = " ".join(f"{kind}_pool{d}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for d in (1, 2, 3))
 PER_CHANNEL = _of(F, f"{_POOL_FUNCTIONS} lp_pool1d lp_pool2d interpolate upsample") | _of(torch, "max_pool1d max_pool2d max_pool3d")
 
+PER_CHANNEL |= _of(F, "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices")
+UNPOOLING_MODULES = tuple(_of(nn, "MaxUnpool1d MaxUnpool2d MaxUnpool3d"))
+UNPOOLING = _of(F, "max_unpool1d max_unpool2d max_unpool3d")
+
 NORM_MODULES = tuple(_of(nn, "BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm InstanceNorm1d InstanceNorm2d InstanceNorm3d"))
 NORMS = _of(F, "batch_norm instance_norm prelu") | {torch.prelu}  # with one parameter a channel
 

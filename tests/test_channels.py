@@ -312,6 +312,7 @@ GOES: dict[str, tuple[Net, int, int, set[str]]] = {  # the net, how many of the 
     "new zeros": (Net(lambda x: torch.cat([x, x.new_zeros(x.shape[0], 4, 16, 16)], 1), 12), 8, 8, set()),
     "its shape, item by item": (Net(lambda x: x.flatten(2).view(*x.shape)), 8, 8, set()),
     "each twice": (Net(lambda x: torch.repeat_interleave(x, 2, dim=1), 16), 8, 8, set()),
+    "pooled with its places, and put back": (Net(lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)), 8, 8, set()),
     "sampled elsewhere": (Net(Holding(sample, torch.rand(1, 4, 4, 2))), 8, 8, set()),
     "dilated with groups": (Net(nn.Conv2d(8, 12, 3, dilation=2, groups=4), 12), 2, 2, set()),
 }
@@ -361,6 +362,29 @@ def test_hooks_are_part_of_the_network(case: str) -> None:
             torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
 
 
+def test_pooling_and_unpooling_modules_pass_channels_on() -> None:
+    class Hourglass(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.pool, self.b, self.back, self.c = (
+                nn.Conv2d(3, 8, 1),
+                nn.MaxPool2d(2, return_indices=True),
+                nn.Conv2d(8, 8, 1),
+                nn.MaxUnpool2d(2),
+                nn.Conv2d(8, 5, 1),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            x, places = self.pool(self.a(x))
+            return self.c(self.back(self.b(x), places))
+
+    net = Hourglass().double().eval()
+    graph = trace(net, EXAMPLE)
+    assert groups(graph)["a"] == (8, ("a", "b"))
+    assert list(graph.prunable) == ["a"]
+    remove_channels(net, graph, some_kept(graph, 0))
+
+
 def test_argument_with_a_default_has_it() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
@@ -387,6 +411,7 @@ def test_layer_whose_weight_is_computed_is_named_wherever_it_stands() -> None:
 
     graph = trace(nn.Sequential(Standardized(3, 8, 1), nn.ReLU(), nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 5, 1))), EXAMPLE)
     assert not graph.prunable
+    assert cost(graph, unit="macs") == (3 * 8 + 8 * 5) * 256, "what nobody cuts still has to be computed"
     assert [str(note) for note in graph.kept] == [
         "all channels kept by conv2d at 0: its weight is no layer's own",
         "all channels kept by ParametrizedConv2d at 2: its weight is computed from other tensors",
