@@ -35,6 +35,7 @@ from .graph import ChannelGraph
 from .latency_table import LatencyTable
 from .measure import MODES, accuracy, arrange, best_device, choose_mode, evaluating
 from .surgery import remove_channels, slice_optimizer
+from .team import team
 from .timing import time_both, time_layers
 from .variants import Variant, floored, noisy, recalibrate
 
@@ -235,6 +236,9 @@ class _Training:
     def __init__(self, model: nn.Module, images: Images, settings: dict[str, Any]) -> None:
         self.settings, self.images = settings, images
         self.device = torch.device(settings["device"])
+        self.team = team(self.device)
+        if settings["batch_size"] < 2 * self.team.size:
+            raise ValueError(f"batch_size must hold two images for each of {self.team.size} processes, got {settings['batch_size']}")
         self.dtype, self.layout = MODES[settings["mode"]]
         held_out, kept = images.hold_out(settings["validation"])
         self.validation, self.training = held_out.to(self.device), kept.to(self.device)
@@ -242,7 +246,7 @@ class _Training:
         self.optimizer = self.make_optimizer()
         self.history: list[dict[str, float]] = []
         whole, rest = divmod(len(self.training), settings["batch_size"])
-        self.steps_an_epoch = max(1, whole + (rest > 1))  # a single image left over is no batch
+        self.steps_an_epoch = max(1, whole + (rest >= 2 * self.team.size))  # a single image left over is no batch
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -297,31 +301,34 @@ class _Training:
         lr = learning_rate(self.place(step / self.total_steps), self.settings["lr"])
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        x = x.to(memory_format=self.layout)
-        logits = self.forward(self.model, x)
-        loss = self.loss(logits, x, y)
-        if not torch.isfinite(loss):
+        weight, x, y = self.team.weight(len(x)), self.team.share(x).to(memory_format=self.layout), self.team.share(y)
+        logits = self.forward(self.team.wrap(self.model), x)
+        loss = weight * self.loss(logits, x, y)
+        right = weight * (logits.detach().argmax(1) == y).float().mean()
+        values = self.team.mean(torch.stack([loss.detach(), right])).tolist()
+        if not math.isfinite(values[0]):
             where = f"epoch {len(self.history) + 1}, step {step}"
-            raise FloatingPointError(f"the loss must be finite, got {loss.item()} in {where} at learning rate {lr:.4g}: try a smaller one")
+            raise FloatingPointError(f"the loss must be finite, got {values[0]} in {where} at learning rate {lr:.4g}: try a smaller one")
         self.optimizer.zero_grad()
         loss.backward()
         self.after_backward()
         self.optimizer.step()
-        return float(loss.detach()), float((logits.detach().argmax(1) == y).float().mean())
+        return values[0], values[1]
 
     def epoch(self, bar: tqdm) -> None:
         epoch, start = len(self.history), time.perf_counter()
         seed = 1_000_003 * self.settings["seed"] + epoch
-        torch.manual_seed(seed)  # dropout
+        torch.manual_seed(seed + 500_009 * self.team.rank)  # dropout, of each process's own images
         totals, seen = [0.0, 0.0], 0
         shuffled = batches(self.training, self.settings["batch_size"], self.images, shuffle=torch.Generator().manual_seed(seed))
-        for i, (x, y) in enumerate(shuffled):
+        for i, (x, y) in enumerate(itertools.islice(shuffled, self.steps_an_epoch)):
             self.model.train()
             values = self.step(x, y, epoch * self.steps_an_epoch + i)
             totals, seen = [t + v * len(x) for t, v in zip(totals, values, strict=True)], seen + len(x)
             shown = {"accuracy": totals[1] / seen, **self.extra()}
             bar.set_postfix(loss=f"{totals[0] / seen:.3f}", **{k: f"{v:.1%}" for k, v in shown.items()}, refresh=False)
             bar.update()
+        self.team.settle(self.model)
         right = accuracy(self.model, self.images, split=self.validation, mode=self.settings["mode"])
         record = {"epoch": epoch + 1, "loss": totals[0] / seen, "train": totals[1] / seen, "validation": right, **self.extra()}
         self.history.append({**record, "lr": self.optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - start})
@@ -329,13 +336,14 @@ class _Training:
     def run(self, folder: Path | None, saved: dict[str, Any] | None, progress: bool) -> None:
         if saved:
             self.load_state(saved)
-        live, done = _is_live(), len(self.history) * self.steps_an_epoch
+        live, done, progress = _is_live(), len(self.history) * self.steps_an_epoch, progress and self.team.rank == 0
         bar = tqdm(total=self.total_steps, initial=done, disable=not (progress and live), file=sys.stdout, unit="batch")
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), bar:
             while len(self.history) < self.settings["epochs"]:
                 self.epoch(bar)
-                if folder:
+                if folder and self.team.rank == 0:
                     write_checkpoint(folder, {"settings": self.settings, **self.state()})
+                self.team.wait()
                 if progress and not live:
                     print(self.line(), flush=True)
             self.finish()
@@ -392,6 +400,8 @@ class _Pruning(_Training):
         if self.gates is not None:
             if self.variant.labels:
                 self.gates.flat.grad = self.of_labels
+            assert self.gates.flat.grad is not None
+            self.gates.flat.grad = self.team.mean(self.gates.flat.grad)
             self.gates.learn()
 
     def finish(self) -> None:
@@ -418,6 +428,7 @@ class _Pruning(_Training):
         assert self.gates is not None
         self.gates.detach()
         self.gates, self.kept = None, kept
+        self.team.settle(self.model)
         small = arrange(remove_channels(self.model, self.graph, kept), self.layout)
         slice_optimizer(self.optimizer, self.model, small, self.graph, kept)
         self.model, self.removed = small, report(self.graph, kept).achieved()
@@ -521,7 +532,9 @@ def _digest(tensors: Iterable[Tensor]) -> str:
 def _timed(model: nn.Module, graph: ChannelGraph, device: str, resume: str | Path | None) -> ChannelGraph:
     """The graph with its layers timed; a run that is resumed goes on with the times that it was begun with."""
     saved = read_checkpoint(Path(resume))["settings"].get("times") if resume else None
-    return replace(graph, times=LatencyTable.from_state_dict(saved)) if saved else time_layers(copy.deepcopy(model).to(device), graph)
+    if saved:
+        return replace(graph, times=LatencyTable.from_state_dict(saved))
+    return team(torch.device(device)).agree(time_layers(copy.deepcopy(model).to(device), graph))
 
 
 def _open(
@@ -535,7 +548,7 @@ def _open(
         settings["mode"] = saved["settings"]["mode"]  # measured when the run began
     elif mode == "auto":
         example = torch.zeros(min(64, settings["batch_size"]), *images.train.images.shape[1:], device=settings["device"])
-        settings["mode"] = choose_mode(copy.deepcopy(model).to(settings["device"]), example)
+        settings["mode"] = team(torch.device(settings["device"])).agree(choose_mode(copy.deepcopy(model).to(settings["device"]), example))
     else:
         settings["mode"] = mode
     if saved:
