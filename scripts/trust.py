@@ -51,11 +51,19 @@ def inputs() -> dict[str, Any]:
     return {name: int(re.findall(r"(\d+) passed", text)[0]) for name, text in said.items()}
 
 
-def fuzz() -> dict[str, Any]:
+def fuzz(only: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        python("-m", "pytest", "-q", "test_fuzz.py", "--hypothesis-profile", "nightly", SDAP_COUNTS=f"{folder}/counts.json")
+        python("-m", "pytest", "-q", "test_fuzz.py", "-k", only, "--hypothesis-profile", "nightly", SDAP_COUNTS=f"{folder}/counts.json")
         counts = json.loads(Path(folder, "counts.json").read_text())
     return {"examples": sum(sum(found.values()) for found in counts.values()), "wrong results": 0, "of which": counts}
+
+
+def files() -> dict[str, Any]:
+    return fuzz("damaged or foreign")
+
+
+def networks() -> dict[str, Any]:
+    return fuzz("prune")
 
 
 def load() -> dict[str, Any]:
@@ -80,7 +88,7 @@ def notebooks() -> dict[str, Any]:
     return {"at once": len(ten), "failed": 0}
 
 
-STEPS: dict[str, Callable[[], dict[str, Any]]] = {"kills": kills, "inputs": inputs, "load": load, "notebooks": notebooks, "fuzz": fuzz}
+STEPS: dict[str, Callable[[], dict[str, Any]]] = {"kills": kills, "inputs": inputs, "load": load, "notebooks": notebooks, "files": files, "networks": networks}
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,14 @@ def test_other_images_of_the_same_count_are_refused(tmp_path: Path) -> None:
 # Ctrl-C, and a loss that is not finite
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a process that was started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """Ctrl-C in step ``at``."""
     step = _Training.step
@@ -173,6 +182,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     monkeypatch.setattr(_Training, "step", interrupted)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         interrupt(patch, 15)
@@ -181,6 +191,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert_goes_on(tmp_path, 2)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chmod, calls = os.chmod, []
     with monkeypatch.context() as patch:
@@ -190,6 +201,7 @@ def test_ctrl_c_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytes
     assert_goes_on(tmp_path, 1)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_without_a_folder_says_that_nothing_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt(monkeypatch, 15)
     with pytest.raises(KeyboardInterrupt, match="stopped after 2 epochs; nothing is saved, since checkpoint= named no folder"):
