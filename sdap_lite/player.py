@@ -65,7 +65,7 @@ def play(figure: Figure, draw: Callable[[int], Any], frames: int, text: str, *, 
     return HTML(page)  # type: ignore[no-untyped-call]
 
 
-def watch_gates(log: Sequence[dict[str, Any]], surgery: int, note: str, *, frames: int = 30) -> HTML:
+def watch_gates(log: Sequence[dict[str, Any]], surgery: int, note: str, *, frames: int = 20) -> HTML:
     """Gates opening and closing until surgery: a row for each layer, a mark for each channel, dark while it is open.
 
     Args:

@@ -596,7 +596,7 @@ def newly_wrong(split: Split, classes: Sequence[str], before: Tensor, after: Ten
         axis.set_axis_off()
     for axis, i in zip(axes, found.tolist(), strict=False):
         axis.imshow(split.images[i].permute(1, 2, 0).expand(-1, -1, 3).numpy())
-        axis.set_title(f"{classes[int(before[i])]}\n→ {classes[int(after[i])]}", fontsize="xx-small")
+        axis.set_title(f"{classes[int(before[i])]}\n→ {classes[int(after[i])]}", fontsize="x-small")
     gained = int(((before != split.labels) & (after == split.labels)).sum())
     return footnote(figure, f"{note}: {len(found):,} of {len(split):,} newly wrong, {gained:,} newly right")
 

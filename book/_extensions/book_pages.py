@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import binascii
 import hashlib
+import html
 import json
 import re
 from pathlib import Path
@@ -36,10 +37,10 @@ def link_chapters(app: Sphinx, what: str, name: str, obj: Any, options: Any, lin
 
 
 def keep_to_this_host(app: Sphinx, doctree: nodes.document) -> None:
-    """Colab's badge is a picture on Colab's host; in the book the same link is plain text."""
+    """Colab's badge is a picture on Colab's host; in the book the same link is text, and no part of what the page is said to be about."""
     for image in list(doctree.findall(nodes.image)):
         if image["uri"].startswith(BADGE):
-            image.replace_self(nodes.inline("", image["alt"], classes=["colab"]))
+            image.replace_self(nodes.raw("", html.escape(image["alt"]), format="html"))
 
 
 def describe_figures(app: Sphinx, doctree: nodes.document) -> None:
