@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from sdap_lite import count_params, load, models, save
 from sdap_lite.__main__ import app
 
-COMMANDS = ["prune", "evaluate", "export", "data"]
+COMMANDS = ["prune", "evaluate", "export", "data", "grade"]
 
 
 def run(*arguments: object) -> Any:
@@ -71,6 +71,7 @@ def test_help_in_a_process_of_its_own(arguments: list[str]) -> None:
         ("evaluate", ["--saved", "--net", "--data", "--root", "--size"]),
         ("export", ["--saved", "--out", "--net", "--size", "--channels", "--classes"]),
         ("data", ["--root", "--size"]),
+        ("grade", ["--out", "--timeout", "--memory"]),
     ],
 )
 def test_help_names_every_option(command: str, options: list[str]) -> None:
