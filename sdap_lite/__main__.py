@@ -136,8 +136,12 @@ def grade(
 
     rows = []
     for path in notebooks:
-        rows += grading.grade(path, timeout=timeout, memory=memory)
-        typer.echo(grading.table(row for row in rows if row.notebook == path.name))
+        try:
+            found = grading.grade(path, timeout=timeout, memory=memory)
+        except (ImportError, RuntimeError) as error:
+            raise typer.BadParameter(f"no notebook can run here: {error}") from error
+        typer.echo(grading.table(found))
+        rows += found
     if out is not None:
         grading.write_table(rows, out)
 

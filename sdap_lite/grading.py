@@ -16,6 +16,7 @@ import csv
 import json
 import math
 import os
+import re
 import sys
 import tempfile
 import time
@@ -41,7 +42,7 @@ class Row:
     """One task of one notebook.
 
     Attributes:
-        notebook: the file's name.
+        notebook: the file's path, as it was given.
         exercise: such as ``"A.1"``.
         passed: ``"yes"``, ``"no"``, or ``"by hand"`` for what no program marks.
         points: given.
@@ -67,6 +68,9 @@ def grade(path: Path, *, timeout: float = 300, memory: float = 4) -> list[Row]:
 
     Returns:
         A row for each task of the assignment.
+
+    Raises:
+        RuntimeError: no notebook can run here, whatever is in it.
     """
     tasks = {number: task.points for number, task in EXERCISES.items() if task.points}
     try:
@@ -76,8 +80,8 @@ def grade(path: Path, *, timeout: float = 300, memory: float = 4) -> list[Row]:
     rows = []
     for number, points in tasks.items():
         problem = _problem(number, run)
-        rows.append(Row(path.name, number, "no" if problem else "yes", 0 if problem else points, points, _one_line(problem or "")))
-    return rows + [Row(path.name, number, "by hand", 0, points, "see the rubric on the lecturer's page") for number, points in BY_HAND.items()]
+        rows.append(Row(str(path), number, "no" if problem else "yes", 0 if problem else points, points, _one_line(problem or "")))
+    return rows + [Row(str(path), number, "by hand", 0, points, "see the rubric on the lecturer's page") for number, points in BY_HAND.items()]
 
 
 def read_cells(path: Path) -> list[str]:
@@ -225,11 +229,14 @@ def _execute(cells: list[str], run: _Run, names: dict[str, str], answers: Path, 
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
     from nbformat.v4 import new_code_cell
 
-    client, number = _client(), 0
+    client, number = _client(answers.parent), 0
     collect = new_code_cell(f"from sdap_lite.grading import write_answers\nwrite_answers(globals(), {list(names.values())}, {str(answers)!r})")
     with client.setup_kernel(cwd=folder, env={**os.environ, "IPYTHONDIR": str(answers.parent)}):
         client.timeout = 120
-        client.execute_cell(new_code_cell(f"from sdap_lite.grading import limit_memory\nlimit_memory({memory})\ndel limit_memory"), 0)
+        try:
+            client.execute_cell(new_code_cell(f"from sdap_lite.grading import limit_memory\nlimit_memory({memory})\ndel limit_memory"), 0)
+        except CellExecutionError as error:
+            raise RuntimeError(f"a notebook's process must be able to import sdap_lite and to limit its memory, but: {error.ename}: {error.evalue}") from error
         end = time.monotonic() + timeout
         try:
             for number, source in enumerate(cells, 1):
@@ -238,14 +245,15 @@ def _execute(cells: list[str], run: _Run, names: dict[str, str], answers: Path, 
                     try:
                         client.execute_cell(cell, 0)
                     except CellExecutionError as error:
-                        run.raised.update({task: f"code cell {number} raised {error.ename}: {error.evalue}" for task, name in names.items() if name in source})
+                        for task in (t for t, name in names.items() if re.search(rf"\b{name}\b", source)):
+                            run.raised.setdefault(task, f"code cell {number} raised {error.ename}: {error.evalue}")
         except CellTimeoutError:
             run.stopped = f"the time of {timeout:g} s was over in code cell {number}"
         except DeadKernelError:
             run.stopped = f"the notebook's process ended in code cell {number}"
 
 
-def _client() -> Any:
+def _client(desk: Path) -> Any:
     """A notebook client that forgets what cells print: a flood of it must not fill this process."""
     from nbclient import NotebookClient
     from nbformat.v4 import new_code_cell, new_notebook
@@ -254,7 +262,11 @@ def _client() -> Any:
         def output(self, *args: Any, **kwargs: Any) -> None:
             return None
 
-    return Quiet(new_notebook(cells=[new_code_cell()]), kernel_name="python3", shutdown_kernel="immediate")
+    client = Quiet(new_notebook(cells=[new_code_cell()]), kernel_name="python3", shutdown_kernel="immediate")
+    if sys.platform != "win32":
+        manager = client.create_kernel_manager()
+        manager.transport, manager.ip = "ipc", str(desk / "kernel")  # sockets in a folder of ours, instead of open ports
+    return client
 
 
 def _one_line(text: str, most: int = 300) -> str:

@@ -284,6 +284,8 @@ def test_a_notebook_cannot_give_itself_points(write: Write) -> None:
         "answer_4 = undefined",
         "answer_5 = bytearray(8 * 2**30)",
         "answer_6 = {'kept': 1, 'state': 2}\nanswer_7 = ...",
+        "answer_8 = 1 / 0",
+        "answer_8 = [answer_8]  # answer_88 is another name",
     )
     rows = grade(path)
     assert {row.points for row in rows.values()} == {0}
@@ -294,6 +296,7 @@ def test_a_notebook_cannot_give_itself_points(write: Write) -> None:
     assert rows["A.5"].message.startswith("code cell 6 raised MemoryError")
     assert "must be a dictionary" in rows["A.6"].message
     assert rows["A.7"].message == "there is no answer_7"
+    assert rows["A.8"].message == "code cell 8 raised ZeroDivisionError: division by zero"
 
 
 RIGHT = "answer_1 = {'params': 269434, 'macs': 30821248}"
@@ -334,12 +337,12 @@ def test_the_command_writes_the_table(tmp_path: Path, monkeypatch: pytest.Monkey
     arguments = ["grade", str(tmp_path / "one.ipynb"), str(tmp_path / "two.ipynb"), "--out", str(tmp_path / "marks.csv"), "--timeout", "30", "--memory", "2"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "one.ipynb  A.1  yes       1 of  1" in result.output
-    assert "two.ipynb: 1 of 20 points, and up to 5 by hand" in result.output
+    assert f"{tmp_path / 'one.ipynb'}  A.1  yes       1 of  1" in result.output
+    assert f"{tmp_path / 'two.ipynb'}: 1 of 20 points, and up to 5 by hand" in result.output
     with (tmp_path / "marks.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * (len(TASKS) + 1)
-    assert rows[0] == {"notebook": "one.ipynb", "exercise": "A.1", "passed": "yes", "points": "1", "of": "1", "message": ""}
+    assert rows[0] == {"notebook": str(tmp_path / "one.ipynb"), "exercise": "A.1", "passed": "yes", "points": "1", "of": "1", "message": ""}
     assert all("\n" not in row["message"] and len(row["message"]) <= 300 for row in rows)
 
 
@@ -347,3 +350,23 @@ def test_the_command_wants_notebooks_that_exist(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["grade", str(tmp_path / "none.ipynb")])
     assert result.exit_code == 2
     assert "does not exist" in re.sub(r"[│\s]+", " ", result.output)
+
+
+def test_a_place_where_no_notebook_can_run(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(RIGHT)
+    monkeypatch.setattr(grading, "_execute", fail)
+    result = CliRunner().invoke(app, ["grade", str(path)])
+    assert result.exit_code == 2
+    assert "no notebook can run here: No module named 'nbclient'" in re.sub(r"[│\s]+", " ", result.output)
+
+
+def fail(*args: Any) -> None:
+    raise ModuleNotFoundError("No module named 'nbclient'")
+
+
+def test_a_library_that_the_notebook_cannot_import(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(RIGHT)
+    (tmp_path / "sdap_lite.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
+    with pytest.raises(RuntimeError, match="a notebook's process must be able to import sdap_lite and to limit its memory, but: ModuleNotFoundError"):
+        grading.grade(path)
