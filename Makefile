@@ -1,6 +1,8 @@
 # make book    builds the book and runs every chapter      make lint    style and types
 # make test    tests the library and the chapters          make bench   measures
-# make clean   removes all that was built
+# make site    tests the built book in a browser          make links   asks whether the links out of the book still lead somewhere
+# make print   the built book as one PDF                  make clean   removes all that was built
+# make repository NAME=owner/name   sets the repository's address in every file
 #
 # No environment has to be active: the first command makes .venv, and a changed pyproject.toml or
 # constraints.txt installs again. PYTHON=python3.12 picks another Python, SDAP_SCALE=full longer runs.
@@ -23,7 +25,7 @@ unexport PYTHONPATH PYTHONHOME MPLBACKEND VIRTUAL_ENV
 export JUPYTER_PREFER_ENV_PATH := 1
 export PYTHONUTF8 := 1
 
-.PHONY: help book test lint bench clean
+.PHONY: help book site print links test lint bench repository clean
 help:
 	@sed -n 's/^# //p;/^$$/q' Makefile
 
@@ -39,6 +41,17 @@ book: $(READY)
 	.venv/bin/jupyter-book build book -W -n --keep-going
 	@echo "The book: $(CURDIR)/book/_build/html/index.html"
 
+# After make book, with Chromium and its driver; its pictures of the pages lie in book/_build/screenshots.
+site: $(READY)
+	$(PY) -m pytest tests/test_site.py
+
+print: $(READY)
+	$(PY) scripts/print_book.py book/_build/html book/_build/book.pdf
+
+# Runs the chapters at the tiny scale: Sphinx reads a page's links when it reads the page.
+links: $(READY)
+	SDAP_SCALE=tiny .venv/bin/jupyter-book build book --builder linkcheck --path-output build/links
+
 test: $(READY)
 	$(PY) -m pytest
 	SDAP_SCALE=tiny $(PY) -m pytest -W default --nbmake --nbmake-timeout=300 $(NOTEBOOKS)
@@ -47,9 +60,13 @@ lint: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	.venv/bin/codespell
 
 bench: $(READY)
 	$(PY) benchmarks/run.py
+
+repository:
+	$(PYTHON) scripts/set_repository.py $(NAME)
 
 clean:
 	rm -rf .venv book/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

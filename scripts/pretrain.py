@@ -1,9 +1,11 @@
 """Trains a network that the library ships, and writes its weights, its card and its log.
 
     python scripts/pretrain.py resnet20 cifar10 --epochs 70
+    python scripts/pretrain.py mobilenet_v2 imagenette --size 64 --epochs 16 --batch-size 64 --lr 0.02
 
 writes ``sdap_lite/bundled/resnet20-cifar10.{safetensors,json}``: fp16 weights, and the card with the
-data, the recipe, every epoch, the accuracy, the hardware and the commit.
+data, the recipe, every epoch, the accuracy, the hardware and the commit. ``mobilenet_v2`` is
+torchvision's own class, for images of three channels.
 """
 
 import argparse
@@ -23,11 +25,20 @@ from sdap_lite.train import train
 FILES = Path(models.__file__).parent / "bundled"
 
 
+def build(net: str, channels: int, classes: int) -> torch.nn.Module:
+    if net == "mobilenet_v2":
+        return models.stock(net, num_classes=classes)
+    sizes = {"in_channels": channels, "classes": classes}
+    return models.VGG(16, width=16, **sizes) if net == "vgg" else models.ResNet(20, **sizes)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("net", choices=("resnet20", "vgg"))
-    parser.add_argument("data", choices=("cifar10", "fashion-mini"))
+    parser.add_argument("net", choices=("resnet20", "vgg", "mobilenet_v2"))
+    parser.add_argument("data", choices=("cifar10", "fashion-mini", "imagenette"))
+    parser.add_argument("--size", type=int, help="pixels a side; default: the set's own size")
     parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -36,13 +47,13 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
-    images = data.load(args.data)
+    images = data.load(args.data, size=args.size)
     torch.manual_seed(args.seed)
-    build = {"resnet20": models.ResNet, "vgg": lambda **sizes: models.VGG(16, width=16, **sizes)}[args.net]
-    model = build(in_channels=images.train.images.shape[1], classes=len(images.classes))
+    model = build(args.net, images.train.images.shape[1], len(images.classes))
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     start = time.time()
-    result = train(model, images, epochs=args.epochs, lr=args.lr, seed=args.seed, checkpoint=args.checkpoint, resume=args.resume)
+    recipe = {"epochs": args.epochs, "lr": args.lr, "batch_size": args.batch_size, "seed": args.seed}
+    result = train(model, images, **recipe, checkpoint=args.checkpoint, resume=args.resume)
 
     path = FILES / f"{args.net}-{args.data}"
     save_file({k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()}, f"{path}.safetensors")
@@ -50,6 +61,7 @@ def main() -> None:
     card = {
         "net": args.net,
         "data": images.note,
+        "image size": images.train.images.shape[-1],
         "training images": len(images.train) - round(0.1 * len(images.train)),
         "command": " ".join(["python", "scripts/pretrain.py", *sys.argv[1:]]),
         "commit": commit,

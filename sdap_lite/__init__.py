@@ -17,9 +17,11 @@ from .data import DatasetUnavailable, Images, Split, by_scale
 from .distill import distillation_loss
 from .gates import RULES, Frozen, Gates, RootMeanSquare, StraightThrough, straight_through
 from .graph import ChannelGraph
+from .latency_table import LatencyTable
 from .measure import accuracy, count_macs, count_params, latency
 from .saving import export_onnx, load, save
 from .surgery import SurgeryError, masked, remove_channels, slice_optimizer
+from .timing import time_layers
 from .train import Result, prune, train
 
 __version__ = "0.1.0"
@@ -31,6 +33,7 @@ __all__ = [
     "Frozen",
     "Gates",
     "Images",
+    "LatencyTable",
     "Report",
     "Result",
     "RootMeanSquare",
@@ -60,6 +63,7 @@ __all__ = [
     "slice_optimizer",
     "straight_through",
     "threshold",
+    "time_layers",
     "trace",
     "train",
 ]

@@ -1,4 +1,4 @@
-"""The command line: ``python -m sdap_lite prune|evaluate|export|data|grade --help``. Thin, over the API."""
+"""The command line: ``python -m sdap_lite prune|evaluate|export|data|experiment|grade --help``. Thin, over the API."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import typer
 from torch import nn
 
-from . import _torchvision, data, measure, models, saving
+from . import _torchvision, data, experiments, measure, models, saving
 from .train import prune as run_prune
 
 app = typer.Typer(help="Prunes channels of convolutional networks.", no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
@@ -52,7 +52,7 @@ def prune(
     name: Data = "cifar10",
     rate: Annotated[float, typer.Option(help="The share that goes, 0 to below 1.")] = 0.75,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 30,
-    unit: Annotated[str, typer.Option(help="What the rate counts: params, macs or channels.")] = "params",
+    unit: Annotated[str, typer.Option(help="What the rate counts: params, macs, channels or latency (measured here).")] = "params",
     round_to: Annotated[int, typer.Option(help="Each group of channels keeps a multiple of this many, such as 8.")] = 1,
     out: Annotated[Path, typer.Option(help="Where the pruned network goes: OUT.safetensors and OUT.json.")] = Path("pruned"),
     pretrained: Annotated[str | None, typer.Option(help="Shipped weights to start from; default: those of the data set, where there are any.")] = None,
@@ -144,6 +144,34 @@ def grade(
         rows += found
     if out is not None:
         grading.write_table(rows, out)
+
+
+@app.command()
+def experiment(
+    name: Annotated[str | None, typer.Argument(help="A recipe; --list names them.")] = None,
+    show: Annotated[bool, typer.Option("--list", help="Names the recipes.")] = False,
+    seeds: Annotated[int, typer.Option(help="How many seeds.")] = 3,
+    out: Annotated[Path, typer.Option(help="The folder of NAME.json.")] = experiments.RESULTS,
+    work: Annotated[Path | None, typer.Option(help="A folder for checkpoints and pruned networks; default: runs/NAME.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    scale: Annotated[float, typer.Option(help="The share of the epochs and of the training images, for a smaller machine.")] = 1.0,
+    arm: Annotated[list[str] | None, typer.Option(help="Only this arm; may be given several times.")] = None,
+    teacher: Annotated[Path | None, typer.Option(help="The checkpoint's folder of a bigger teacher, for the arm that asks for one.")] = None,
+    root: Root = None,
+) -> None:
+    """Runs a recipe: trains a network, prunes it by every arm, and writes NAME.json. Killed, it goes on where it was."""
+    if show or name is None:
+        width = max(map(len, experiments.RECIPES))
+        for key, recipe in experiments.RECIPES.items():
+            typer.echo(f"{key:{width}}  {recipe}")
+        return
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        for line in experiments.run(name, seeds=seeds, out=out, work=work, scale=scale, arms=tuple(arm or ()), teacher=teacher, root=root):
+            typer.echo(line)
+    except (ValueError, data.DatasetUnavailable) as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _saved(path: Path, net: str, images: data.Images) -> nn.Module:

@@ -1,6 +1,7 @@
 """One overall rate: what a set of kept channels costs, counted exactly, and which set meets it.
 
-Chapter 3 explains it. The rate is the removed share of a unit: parameters, MACs, or channels.
+Chapter 3 explains it. The rate is the removed share of a unit: parameters, MACs, channels, or
+latency, which is looked up in the graph's table (:mod:`sdap_lite.latency_table`).
 """
 
 from __future__ import annotations
@@ -13,19 +14,22 @@ import torch
 from torch import Tensor
 
 from .graph import ChannelGraph
+from .latency_table import LatencyTable
 
 __all__ = ["UNITS", "Report", "channel_costs", "cost", "largest_rate", "report", "schedule", "threshold"]
 
+#: What a rate may count from the graph alone; ``"latency"`` wants a table of times.
 UNITS = ("params", "macs", "channels")
 
 
 def cost(graph: ChannelGraph, kept: dict[str, Tensor] | None = None, unit: str = "params") -> int:
-    """What the network costs with only the kept channels left: exact, in parameters, MACs or channels.
+    """What the network costs with only the kept channels left: exact, in parameters, MACs, channels or nanoseconds.
 
     Args:
         graph: of the whole network.
         kept: a bool tensor for each prunable group; default: everything.
-        unit: ``"params"``, ``"macs"`` (of convolutions and linear layers, one example) or ``"channels"``.
+        unit: ``"params"``, ``"macs"`` (of convolutions and linear layers, one example), ``"channels"``, or
+            ``"latency"`` (nanoseconds, one example), if the graph has times (:func:`sdap_lite.time_layers`).
 
     >>> from sdap_lite import trace, models
     >>> cost(trace(models.ResNet(20), torch.zeros(1, 3, 32, 32)))
@@ -64,6 +68,7 @@ def threshold(
     cost_power: float = 0.5,
     fill: bool = True,
     round_to: int = 1,
+    at: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Keeps the channels of the highest scores, as many as the budget allows.
 
@@ -74,7 +79,7 @@ def threshold(
         graph: of the whole network.
         scores: for each prunable group a float tensor, high for a channel that matters.
         rate: the share of the cost that goes, from 0 to below 1.
-        unit: what is counted: ``"params"``, ``"macs"`` or ``"channels"``.
+        unit: what is counted: ``"params"``, ``"macs"``, ``"channels"`` or ``"latency"``.
         cost_power: scores are divided by (what the channel costs) to this power: 0 compares
             channels as they are, 1 per unit of cost; the square root lies between.
         fill: whether channels below the threshold that still fit are kept too, so that the
@@ -83,6 +88,8 @@ def threshold(
             part), so that layers have widths that hardware likes. Counts are rounded down before
             the cost is counted; only a group that is smaller, or in which more must stay than the
             largest multiple, keeps all.
+        at: channels that are kept at the moment: what a channel costs is counted at these widths;
+            default: at the full ones.
 
     Returns:
         For each prunable group a bool tensor; its cost is at most ``(1 - rate)`` of the whole,
@@ -100,7 +107,7 @@ def threshold(
         raise ValueError("scores must be finite numbers, got NaN or infinity")
     whole = torch.ones(len(graph), dtype=torch.bool)
     if cost_power:
-        flat = _divide(flat, counter.marginal(whole).clamp(min=1) ** cost_power)
+        flat = _divide(flat, counter.marginal(_flat(graph, at)).clamp(min=1) ** cost_power)
     must = _protected(graph, flat)
     down = _rounder(graph, flat, must, round_to)
     target = math.floor((1 - rate) * counter.cost(whole) + 1e-9)
@@ -160,9 +167,11 @@ class Report:
     Attributes:
         asked: the rate asked for, or None.
         unit: what it counts.
-        before: cost of the whole network, by unit.
+        before: cost of the whole network, by unit; latency in nanoseconds, as predicted by the table.
         after: cost of what is kept, by unit.
         widths: for each prunable group, channels kept and channels in all.
+        measured: where latency was asked for: that of the whole and of the pruned network in
+            nanoseconds, to hold against what the table predicted.
     """
 
     asked: float | None
@@ -170,6 +179,7 @@ class Report:
     before: dict[str, int]
     after: dict[str, int]
     widths: dict[str, tuple[int, int]]
+    measured: tuple[int, int] | None = None
 
     def achieved(self, unit: str | None = None) -> float:
         """The removed share."""
@@ -179,20 +189,28 @@ class Report:
     def __str__(self) -> str:
         asked = "" if self.asked is None else f", {self.asked:.2%} of {self.unit} asked for"
         lines = [f"removed{asked}"]
-        lines += [f"  {unit:9} {self.before[unit]:>13,} -> {self.after[unit]:>13,}  ({self.achieved(unit):.2%} gone)" for unit in UNITS]
+        lines += [_line(unit, before, self.after[unit]) for unit, before in self.before.items()]
+        lines += [_line("measured", *self.measured)] if self.measured else []
         width = max([0, *(len(name) for name in self.widths)])
         bars = [f"  {n:{width}} {k:5d} of {c:5d} {'#' * max(1, round(30 * k / c))}" for n, (k, c) in self.widths.items()]
         return "\n".join([*lines, "kept channels", *bars])
 
 
 def report(graph: ChannelGraph, kept: dict[str, Tensor], *, asked: float | None = None, unit: str = "params") -> Report:
-    """What keeping ``kept`` costs, in every unit, and the width of every group."""
-    before = {u: cost(graph, None, u) for u in UNITS}
-    after = {u: cost(graph, kept, u) for u in UNITS}
+    """What keeping ``kept`` costs, in every unit (latency too, if the graph has times), and the width of every group."""
+    units = UNITS if graph.times is None else (*UNITS, "latency")
+    before = {u: cost(graph, None, u) for u in units}
+    after = {u: cost(graph, kept, u) for u in units}
     return Report(asked, unit, before, after, {name: (int(k.sum()), len(k)) for name, k in kept.items()})
 
 
 # ---------------------------------------------------------------------------------------------
+
+
+def _line(name: str, before: int, after: int) -> str:
+    """A line of the report; what is no count is a time."""
+    shown = [f"{n:,}" if name in UNITS else f"{n / 1e6:,.3f} ms" for n in (before, after)]
+    return f"  {name:9} {shown[0]:>13} -> {shown[1]:>13}  ({1 - after / before:.2%} gone)"
 
 
 def _flat(graph: ChannelGraph, kept: dict[str, Tensor] | None) -> Tensor:
@@ -262,20 +280,21 @@ def _fill_blocks(graph: ChannelGraph, counter: _Counter, kept: Tensor, order: Te
 
 
 class _Counter:
-    """Counts costs: for each layer, pairs of kept inputs and outputs, and kept outputs."""
+    """Adds up costs over layers: of pairs of kept inputs and outputs and of kept outputs, or looked up by their numbers."""
 
     def __init__(self, graph: ChannelGraph, unit: str) -> None:
-        if unit not in UNITS:
-            raise ValueError(f"unit must be one of {', '.join(UNITS)}, got {unit!r}")
+        if unit not in (*UNITS, "latency"):
+            raise ValueError(f"unit must be one of {', '.join(UNITS)}, latency, got {unit!r}")
         self.graph, self.unit = graph, unit
         layers = [layer for layer in graph.layers.values() if layer.kind != "pad"]
         self.count = len(layers)
         self.inputs, self.input_layer = self._lines([layer.inputs for layer in layers])
         self.outputs, self.output_layer = self._lines([layer.outputs for layer in layers])
-        prefix = "" if unit == "channels" else unit
-        self.pair = torch.tensor([getattr(layer, f"pair_{prefix}") if prefix else 0 for layer in layers], dtype=torch.float64)
-        self.single = torch.tensor([getattr(layer, f"out_{prefix}") if prefix else 0 for layer in layers], dtype=torch.float64)
+        self.pair, self.single = (torch.tensor([getattr(layer, f"{part}_{unit}", 0) for layer in layers], dtype=torch.float64) for part in ("pair", "out"))
         self.rest = graph.other_params if unit == "params" else 0
+        self.times = _times(graph, [layer.name for layer in layers]) if unit == "latency" else None
+        if self.times is not None:
+            self.rest = self.times.rest
 
     @staticmethod
     def _lines(lines: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -291,14 +310,27 @@ class _Counter:
         if self.unit == "channels":
             return int(kept[:-1].sum())  # the last one is the network's input
         inputs, outputs = self.widths(kept)
-        return round(float((self.pair * inputs * outputs + self.single * outputs).sum())) + self.rest
+        layers = self.pair * inputs * outputs + self.single * outputs if self.times is None else self.times.at(inputs, outputs)
+        return round(float(layers.sum())) + self.rest
 
     def marginal(self, kept: Tensor) -> Tensor:
         """What each channel alone saves, at the widths of ``kept``: float64 of shape [channels]."""
         if self.unit == "channels":
             return torch.ones(len(kept), dtype=torch.float64)
         inputs, outputs = self.widths(kept)
+        input_saves, output_saves = self.pair * outputs, self.pair * inputs + self.single
+        if self.times is not None:
+            now = self.times.at(inputs, outputs)
+            input_saves, output_saves = now - self.times.at(inputs - 1, outputs), now - self.times.at(inputs, outputs - 1)
         saved = torch.zeros(len(kept), dtype=torch.float64)
-        saved.index_add_(0, self.inputs, (self.pair * outputs)[self.input_layer])
-        saved.index_add_(0, self.outputs, (self.pair * inputs + self.single)[self.output_layer])
+        saved.index_add_(0, self.inputs, input_saves[self.input_layer])
+        saved.index_add_(0, self.outputs, output_saves[self.output_layer])
         return saved
+
+
+def _times(graph: ChannelGraph, layers: list[str]) -> LatencyTable:
+    if graph.times is None:
+        raise ValueError("unit='latency' wants a graph whose layers were timed, as sdap_lite.time_layers(model, graph) does")
+    if list(graph.times.layers) != layers:
+        raise ValueError(f"the table of times must be of this graph's layers, but these differ: {sorted({*graph.times.layers} ^ {*layers})[:5]}")
+    return graph.times

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .graph import ChannelGraph, Group, Kept, Layer
-from .labeller import OWN_CODE, Findings, Labeller
+from .labeller import LAYERS, OWN_CODE, Findings, Labeller
 from .labels import FIXED, connect
 from .writing import Writer
 
@@ -57,6 +57,9 @@ def trace(model: nn.Module, example: Tensor) -> ChannelGraph:
     3            10       0  3
       10 channels kept by output at the top: the network's output
     """
+    lazy = [name for name, p in model.named_parameters() if nn.parameter.is_lazy(p)]
+    if lazy:
+        raise TraceError(f"the model must have all its parameters, but these are not there before it is run once: {lazy[:5]}")
     example = example.detach()[:1].to(next(model.parameters(), torch.zeros(0)).dtype)
     names = {name for name, _ in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]}
     found = Findings(names)
@@ -106,6 +109,8 @@ def _label(body: nn.Module, example: Tensor, found: Findings) -> None:
         graphs.append(training)
     for m in body.modules():
         m.training = False
+        m._forward_hooks.clear()  # what they do is written down
+        m._forward_pre_hooks.clear()
     with torch.no_grad():
         for i, (graph, asked) in enumerate(graphs):
             Labeller(body, graph, found, len(example), asked, counting=i == 0).run(example)
@@ -141,7 +146,7 @@ def _graph(found: Findings, shape: tuple[int, ...], params: int) -> ChannelGraph
     for note in notes:
         channels = torch.unique(number[note.channels])
         channels = channels[channels != len(order)]
-        if len(channels):  # one that train mode repeats is told once
+        if len(channels) or note.reason in LAYERS:  # one that train mode repeats is told once
             kept.setdefault((note.operation, note.module, note.reason, tuple(channels.tolist())), replace(note, channels=channels))
     other = params - round(sum(y.pair_params * len(y.inputs) * len(y.outputs) + y.out_params * len(y.outputs) for y in layers.values()))
     return ChannelGraph(layers, _groups(layers, group_of[order]), removable, tuple(kept.values()), shape, other)

@@ -94,6 +94,7 @@ class RootMeanSquare:
 
     :math:`s_c = \sqrt{\mathrm{E}[g_c^2]}`, a running mean. Where the signed gradient averages to
     zero its square does not: it says how much the loss *would* move (Theis et al. 2018).
+    Scores that are not zero when it begins count as the mean so far, scaled to the gradient's size.
 
     Args:
         decay: of the running mean, a step; 0.99 looks back about a hundred steps.
@@ -103,20 +104,26 @@ class RootMeanSquare:
         self.decay = decay
         self.mean: Tensor | None = None
         self.steps = 0
+        self.started = False  # from scores that were there
 
     def __call__(self, scores: Tensor, gradient: Tensor) -> Tensor:
         square = gradient.float().square()
+        if self.mean is None and bool(scores.any()):
+            self.started, start = True, scores.float().square()
+            self.mean = start * (square.mean() / start.mean())
         self.mean = square * (1 - self.decay) if self.mean is None else self.mean.to(square) * self.decay + square * (1 - self.decay)
         self.steps += 1
-        return (self.mean / (1 - self.decay**self.steps)).sqrt().to(scores)
+        seen = 1.0 if self.started else 1 - self.decay**self.steps
+        return (self.mean / seen).sqrt().to(scores)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"mean": self.mean, "steps": self.steps}
+        return {"mean": self.mean, "steps": self.steps, "started": self.started}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.mean, self.steps = state["mean"], state["steps"]
+        self.mean, self.steps, self.started = state["mean"], state["steps"], state.get("started", False)
 
 
+#: The gates' rules by the names that ``Gates`` and ``prune`` take.
 RULES: dict[str, type] = {"rms": RootMeanSquare, "straight-through": StraightThrough, "frozen": Frozen}
 
 

@@ -1,4 +1,4 @@
-"""What a trace finds: layers, groups of channels, and what must stay. Data, and no torch.fx."""
+"""What a trace finds: layers, groups of channels, and what must stay. Data, and no torch.fx. Chapter 3."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from .latency_table import LatencyTable
 
 __all__ = ["ChannelGraph", "Group", "Kept", "Layer"]
 
@@ -46,7 +48,7 @@ class Layer:
 
     @property
     def mixes(self) -> bool:
-        """Whether it consumes channels: its input columns are what gates act on."""
+        """Whether it consumes channels; its input columns are then what gates act on."""
         return self.kind in ("conv", "transposed", "grouped", "linear")
 
     @property
@@ -88,7 +90,7 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """Channels that must stay: which operation wants it, in which module, why."""
+    """Channels that must stay: which operation wants it, in which module, why. None: all that it gives."""
 
     channels: Tensor
     operation: str
@@ -96,7 +98,7 @@ class Kept:
     reason: str
 
     def __str__(self) -> str:
-        return f"{len(self.channels)} channels kept by {self.operation} at {self.module or 'the top'}: {self.reason}"
+        return f"{len(self.channels) or 'all'} channels kept by {self.operation} at {self.module or 'the top'}: {self.reason}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +112,7 @@ class ChannelGraph:
         kept: for the others: the reasons.
         shape: of the example that was traced.
         other_params: parameters that belong to no channel.
+        times: what its layers take on this machine, if they were timed (:func:`sdap_lite.time_layers`).
     """
 
     layers: dict[str, Layer]
@@ -118,6 +121,7 @@ class ChannelGraph:
     kept: tuple[Kept, ...]
     shape: tuple[int, ...]
     other_params: int = 0
+    times: LatencyTable | None = None
 
     def __len__(self) -> int:
         """The number of channels."""

@@ -33,6 +33,10 @@ COUNTS = "it counts channels by a number written in the code"
 NUMBER = "it computes with the number of channels"
 TRAINING = "it runs in training only, and cannot run on this example"
 OWN_CODE = "its weight is used by code of its own"
+UNOWNED = "its weight is no layer's own"
+COMPUTED = "its weight is computed from other tensors"
+OTHERWISE = "it computes otherwise than its base class"
+LAYERS = {UNOWNED, COMPUTED, OTHERWISE}  # a layer that is not understood is told of, wherever it stands
 ABSENT = object()  # what could not be computed
 
 
@@ -105,7 +109,7 @@ class Labeller(fx.Interpreter):
     def keep(self, labels: Iterable[Tensor], reason: str) -> None:
         found = torch.unique(torch.cat([compact(x).flatten() for x in labels] or [torch.zeros(0, dtype=torch.long)]))
         found = found[found != FIXED]
-        if not len(found):
+        if not len(found) and reason not in LAYERS:
             return
         target = self.node.target
         operation = target if isinstance(target, str) else getattr(target, "__name__", str(target))
@@ -163,10 +167,12 @@ class Labeller(fx.Interpreter):
             return self.norm(name, module, x, value)
         if isinstance(module, nn.GroupNorm):
             return self.group_norm(name, module, x, value)
-        if isinstance(module, nn.LayerNorm):
+        if isinstance(module, ops.LAYER_NORM_MODULES):
             return self.layer_norm(x, value, len(module.normalized_shape))
-        if isinstance(module, (nn.Softmax, nn.LogSoftmax, nn.Softmin)):
-            return self.along_axes(x, value, module.dim)
+        if isinstance(module, (nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d)):
+            return self.along_axes(x, value, -3 if isinstance(module, nn.Softmax2d) else module.dim)
+        if isinstance(module, nn.GLU):
+            return self.gated(x, module.dim, value)
         if isinstance(module, ChannelPad):
             return self.padding(name, module, x, value)
         if isinstance(module, (*ops.ELEMENTWISE_MODULES, nn.PReLU)):
@@ -181,7 +187,7 @@ class Labeller(fx.Interpreter):
         if isinstance(target, type) and issubclass(target, tuple):  # a named tuple of outputs
             return target(*args, **kwargs)
         named = (getattr(target, "__module__", ""), getattr(target, "__name__", "")) in ops.ELEMENTWISE_NAMES
-        return self.call(args, kwargs, named or target in ops.ELEMENTWISE, target in ops.ALONG, target in ops.MOVING, target in ops.REDUCING)
+        return self.call(args, kwargs, named or target in ops.ELEMENTWISE, target in ops.ALONG, target in ops.MOVING, ops.REDUCING.get(target))
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
         if target in ops.ASKING_METHODS:
@@ -189,65 +195,87 @@ class Labeller(fx.Interpreter):
         if target in ops.FIRST_ONLY:
             value = getattr(_unwrap(args[0], "value"), target)(*_unwrap(args[1:], "value"), **_unwrap(kwargs, "value"))
             return Labelled(value, args[0].labels) if isinstance(args[0], Labelled) else value
-        known = (table for table in (ops.ELEMENTWISE_METHODS, ops.ALONG_METHODS, ops.MOVING_METHODS, ops.REDUCING_METHODS))
-        return self.call(args, kwargs, *(target in table for table in known))
+        elementwise, along_axes, moving = (target in table for table in (ops.ELEMENTWISE_METHODS, ops.ALONG_METHODS, ops.MOVING_METHODS))
+        return self.call(args, kwargs, elementwise, along_axes, moving, ops.REDUCING_METHODS.get(target))
 
-    def call(self, args: Any, kwargs: Any, elementwise: bool, along_axes: bool, moving: bool, reducing: bool) -> Any:
+    def call(self, args: Any, kwargs: Any, elementwise: bool, along_axes: bool, moving: bool, place: int | None) -> Any:
         target, inputs, run = self.node.target, _labelled((args, kwargs)), runner(self.node, None)
         if target is operator.getitem and not inputs:
             return args[0][args[1]]  # an item of a tuple, such as chunk's
+        if target is getattr and isinstance(args[0], tuple):
+            return getattr(args[0], args[1])  # max's values, say
         value = run(*_unwrap(args, "value"), **_unwrap(kwargs, "value"))
         if not any(isinstance(leaf, Tensor) for leaf in leaves(value)):
-            return value
-        if not moving and self.replay.varies((self.node.args, self.node.kwargs)):
+            return value if value is not None else self.unknown((args, kwargs), None)  # what gives nothing was called for its effect
+        creating = not inputs or target in ops.CREATING_METHODS
+        if (creating or not moving) and self.replay.varies((self.node.args, self.node.kwargs)):
             self.keep([x.labels for x in self.replay.sources((self.node.args, self.node.kwargs))], NUMBER)
-        if not inputs:
+        if creating:
             return value
         if target == "expand_as":
             self.elementwise(args, value)
             return Labelled(value, args[0].labels.expand(value.shape))
-        owner = self.layer_of(self.node)
-        if owner is not None and len(inputs) == 1:
-            return self.weighted(owner, self.module.get_submodule(owner), inputs[0], value, own_code=True)
+        if target in ops.WEIGHTED:
+            return self.layer_by_code(inputs, (args, kwargs), value)
         if elementwise and isinstance(value, Tensor):
             return self.elementwise((*args, *kwargs.values()), value)
         if target in ops.PER_CHANNEL and isinstance(value, Tensor):
             return self.per_channel(inputs[0], value)
         if target in ops.NORMS and isinstance(value, Tensor):
             return self.functional_norm(args, kwargs, value)
-        if target is F.layer_norm:
+        if target in ops.LAYER_NORMS:
             return self.layer_norm(inputs[0], value, len(args[1] if len(args) > 1 else kwargs["normalized_shape"]), inputs[1:])
-        if target in ops.JOINING and len(inputs) == len(kwargs.get("tensors", args[0] if args else ())):
-            return self.joining(inputs, args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0)), value)
+        if target in ops.JOINING:
+            parts = [_constant(x) if isinstance(x, Tensor) else x for x in kwargs.get("tensors", args[0] if args else ())]
+            return self.joining(parts, args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0)), value)
         if target is torch.stack:
             for x in inputs[1:]:  # tensors of one shape are as wide as each other
                 self.tie(compact(inputs[0].labels), compact(x.labels))
             moving = True
         if target is F.pad and len(kwargs["pad"] if "pad" in kwargs else args[1]) <= 2 * (value.ndim - 2):
             return self.per_channel(inputs[0], value)  # around each channel's image
+        if target is F.glu:
+            return self.gated(inputs[0], args[1] if len(args) > 1 else kwargs.get("dim", -1), value)
+        if target is F.grid_sample and isinstance(args[0], Labelled):
+            self.keep([x.labels for x in inputs if x is not args[0]], MIXES)
+            return self.per_channel(args[0], value)
         if moving:
             return self.moving(run, args, kwargs, value)
         if along_axes and len(inputs) == 1:
             dim = args[2 if target is F.normalize else 1] if len(args) > (2 if target is F.normalize else 1) else kwargs.get("dim", 1)
             return self.along_axes(inputs[0], value, dim)
-        if reducing and len(inputs) == 1 and isinstance(value, Tensor):
-            return self.reducing(args, kwargs, inputs[0], value)
+        if place is not None and any(isinstance(a, (Labelled, Tensor)) for a in args[1:]):  # the larger of two
+            return self.elementwise(args, value)
+        if place is not None and len(inputs) == 1:
+            return self.reducing(args[place] if len(args) > place else kwargs.get("dim", kwargs.get("axis")), inputs[0], value)
         return self.unknown((args, kwargs), value)
+
+    def layer_by_code(self, inputs: list[Labelled], tree: Any, value: Tensor) -> Any:
+        """A layer that is computed by code: of a module that has the weight, or of nobody's."""
+        owner = self.layer_of(self.node)
+        if owner is None or len(inputs) != 1:
+            return self.unknown(tree, value, UNOWNED)
+        module = self.module.get_submodule(owner)
+        if isinstance(module, nn.GroupNorm):
+            return self.group_norm(owner, module, inputs[0], value)
+        return self.weighted(owner, module, inputs[0], value, own_code=True)
 
     def layer_of(self, node: fx.Node) -> str | None:
         """The module whose layer a node computes, with the module's own weight, bias and groups."""
         if node.op != "call_function" or node.target not in ops.WEIGHTED:
             return None
-        named = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation", "groups"), node.args, strict=False)) | node.kwargs
+        named = dict(zip(ops.WEIGHTED[node.target], node.args, strict=False)) | node.kwargs
         weight, bias = named.get("weight"), named.get("bias")
         if not isinstance(weight, fx.Node) or weight.op != "get_attr" or not str(weight.target).endswith(".weight"):
             return None
         owner = str(weight.target).rpartition(".")[0]
         module: Any = self.module.get_submodule(owner)
         own_bias = bias.target if isinstance(bias, fx.Node) and bias.op == "get_attr" else bias
-        if not isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)) or own_bias != (None if module.bias is None else f"{owner}.bias"):
+        kinds = nn.GroupNorm if node.target is F.group_norm else (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+        if not isinstance(module, kinds) or own_bias != (None if module.bias is None else f"{owner}.bias"):
             return None
-        return owner if named.get("groups", 1) == getattr(module, "groups", 1) else None
+        alike = all(named.get(key, 1) == getattr(module, key, 1) for key in ("groups", "num_groups"))
+        return owner if alike else None
 
     # What each kind of operation does with labels
 
@@ -277,9 +305,9 @@ class Labeller(fx.Interpreter):
         if line is None:
             return self.unknown(x, value, MIXED)
         if not own_code and type(module).forward not in ops.FORWARDS:
-            return self.unknown(x, value, "it computes otherwise than its base class")
+            return self.unknown(x, value, OTHERWISE)
         if "weight" not in module._parameters:
-            return self.unknown(x, value, "its weight is computed from other tensors")
+            return self.unknown(x, value, COMPUTED)
         layer = _measure_layer(name, module, line, value, x.value, axis, self.batch)
         if layer.kind == "depthwise":
             layer = replace(layer, outputs=line.repeat_interleave(value.shape[axis] // len(line)))
@@ -309,7 +337,7 @@ class Labeller(fx.Interpreter):
         if line is None:
             return self.unknown(x, value, MIXED)
         if not type(module).__module__.startswith("torch.nn"):
-            return self.unknown(x, value, "it computes otherwise than its base class")
+            return self.unknown(x, value, OTHERWISE)
         params = sum(p.numel() for p in module.parameters()) // max(1, len(line))
         self.add(Layer(name, "norm", line, line, out_params=params))
         return Labelled(value, x.labels)
@@ -414,6 +442,8 @@ class Labeller(fx.Interpreter):
         """Reshaping, cutting, turning: run on the labels, if it does the same at every width."""
         if len(_labelled((args, kwargs))) < sum(isinstance(leaf, (Labelled, Tensor)) for leaf in leaves((args, kwargs))):
             return self.unknown((args, kwargs), value, FOREIGN)
+        if self.node.target is operator.getitem and _labelled(args[1:]):
+            return self.unknown((args, kwargs), value, COUNTS)
         try:
             labels = run(*_unwrap(args, "labels"), **_unwrap(kwargs, "labels"))
         except RuntimeError:
@@ -447,16 +477,22 @@ class Labeller(fx.Interpreter):
         same = all(compact(labels).shape[d] == 1 for d in (dims if isinstance(dims, (tuple, list)) else (dims,)))
         return Labelled(value, x.labels) if same else self.stay(x, value, reason)
 
-    def reducing(self, args: Any, kwargs: Any, x: Labelled, value: Tensor) -> Any:
-        """A mean over positions keeps the channel; one over channels is a mixture."""
-        dims = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
-        dims = tuple(range(x.labels.ndim)) if dims is None else dims
-        keepdim = value.ndim == x.labels.ndim
+    def reducing(self, dims: Any, x: Labelled, value: Any) -> Any:
+        """A mean over positions keeps the channel; one over channels is a mixture. A maximum comes with its place."""
+        dims = tuple(range(x.labels.ndim)) if dims is None or isinstance(dims, bool) else dims
+        results = leaves(value)
         labels = self.roots(x.labels)
-        low, high = labels.amin(dims, keepdim=keepdim), labels.amax(dims, keepdim=keepdim)
+        low, high = (reduce(labels, dims, keepdim=results[0].ndim == x.labels.ndim) for reduce in (torch.amin, torch.amax))
         if not torch.equal(low, high):
             return self.unknown(x, value, MIXES)
-        return Labelled(value, condense(low))
+        done = [Labelled(result, condense(low)) for result in results]
+        return done[0] if isinstance(value, Tensor) else type(value)(done)
+
+    def gated(self, x: Labelled, axis: int, value: Tensor) -> Any:
+        """Half of the channels times a sigmoid of the other half: they go in pairs."""
+        first, second = x.labels.chunk(2, axis)
+        self.tie(compact(first), compact(second))
+        return Labelled(value, first)
 
 
 def _keeps_shape(module: nn.Module, x: Tensor) -> bool:

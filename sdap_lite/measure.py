@@ -20,7 +20,7 @@ from .data import Images, Split, batches
 
 __all__ = ["MODES", "Latency", "accuracy", "arrange", "best_device", "choose_mode", "count_macs", "count_params", "evaluating", "latency", "predict"]
 
-# How a network is run: the type of its products, and how its images lie in memory.
+#: The ways in which a network may run, each the type of its products and how its images lie in memory.
 MODES: dict[str, tuple[torch.dtype, torch.memory_format]] = {
     "fp32": (torch.float32, torch.contiguous_format),
     "fp32-channels-last": (torch.float32, torch.channels_last),
@@ -117,7 +117,7 @@ def accuracy(model: nn.Module, images: Images, *, split: Split | None = None, mo
         model: any classifier.
         images: the set, which says how images are normalised.
         split: which of its images; default: the test images.
-        mode: one of :data:`MODES`.
+        mode: one of :data:`sdap_lite.measure.MODES`.
     """
     split = images.test if split is None else split
     return float((predict(model, split, images, mode=mode).argmax(1) == split.labels.cpu()).double().mean())
@@ -129,7 +129,7 @@ def arrange(model: nn.Module, layout: torch.memory_format) -> nn.Module:
 
 
 def choose_mode(model: nn.Module, example: Tensor, *, steps: int = 3) -> str:
-    """The fastest of :data:`MODES` for training this model on this machine, by a quick measurement.
+    """The fastest of :data:`sdap_lite.measure.MODES` for training this model on this machine, by a quick measurement.
 
     Args:
         model: stays as it is; a copy is trained.
@@ -137,7 +137,7 @@ def choose_mode(model: nn.Module, example: Tensor, *, steps: int = 3) -> str:
         steps: training steps timed a mode, after one that warms up.
 
     Returns:
-        A key of :data:`MODES`. On MPS always ``"fp32"``, the one mode that works on every version.
+        A key of :data:`sdap_lite.measure.MODES`. On MPS always ``"fp32"``, the one mode that works on every version.
     """
     if example.device.type == "mps":
         return "fp32"

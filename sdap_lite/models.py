@@ -2,6 +2,7 @@
 
 Small enough to train on a laptop, and one of each kind of wiring that channel pruning must
 understand. Every one takes images of any size from 16 pixels on. Chapter 1 introduces them.
+:func:`stock` gives torchvision's own classes, which chapter 7 prunes.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import _torchvision
 from .layers import ChannelPad
 
-__all__ = ["PRETRAINED", "VGG", "DenseNet", "MobileNetV2", "ResNet", "densenet40", "mobilenetv2", "resnet20", "resnet56", "vgg"]
+__all__ = ["PRETRAINED", "VGG", "DenseNet", "MobileNetV2", "ResNet", "densenet40", "mobilenetv2", "resnet20", "resnet56", "stock", "vgg"]
 
 BUNDLED = Path(__file__).parent / "bundled"
-PRETRAINED = tuple(sorted(path.stem for path in BUNDLED.glob("*-*.safetensors")))  # "<net>-<data>"
+#: The pretrained weights that lie in the package, as ``"<net>-<data>"``.
+PRETRAINED = tuple(sorted(path.stem for path in BUNDLED.glob("*-*.safetensors")))
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> list[nn.Module]:
@@ -244,6 +247,28 @@ def mobilenetv2(*, pretrained: str | None = None, **sizes: Any) -> MobileNetV2:
 def densenet40(*, pretrained: str | None = None, **sizes: Any) -> DenseNet:
     """DenseNet-40 with growth 12: 1.1 million parameters. Arguments as for :func:`resnet20`."""
     return _build("densenet40", pretrained, lambda **s: DenseNet(40, **s), sizes)
+
+
+def stock(name: str, *, pretrained: str | None = None, num_classes: int = 10, **options: Any) -> nn.Module:
+    """A network of torchvision's own: ``torchvision.models.get_model(name, weights=None, …)``. Chapter 7.
+
+    The class is torchvision's, untouched. What this adds: it also works beside a PyTorch that
+    torchvision was not built for, and it knows the weights that come with this library.
+
+    Args:
+        name: torchvision's, such as ``"mobilenet_v2"``.
+        pretrained: the data set that its weights were trained on, see :data:`PRETRAINED`.
+        num_classes: how many classes.
+        **options: whatever else the network's own function takes.
+
+    Raises:
+        ValueError: torchvision has no such network, or there are no such weights.
+
+    >>> type(stock("mobilenet_v2")).__module__
+    'torchvision.models.mobilenetv2'
+    """
+    build = _torchvision.load().models.get_model
+    return _build(name, pretrained, lambda **s: build(name, weights=None, **s), {"num_classes": num_classes, **options})
 
 
 def _build(net: str, pretrained: str | None, build: Callable[..., Any], sizes: dict[str, Any]) -> Any:

@@ -31,19 +31,23 @@ _FUNCTIONS = """
     dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout
 """
 _MATHS = """
-    abs add clamp clip clone cos div eq erf exp expm1 floor ge gt le log log1p lt maximum minimum mul ne neg pow reciprocal relu round rsqrt
-    sigmoid sign sin sqrt square sub tanh where zeros_like ones_like
+    abs acos addcdiv addcmul asin atan atan2 add ceil clamp clip clone cos cosh div eq erf exp expm1 floor floor_divide fmod frac ge gt hypot
+    isfinite isinf isnan le lerp log log10 log1p log2 logical_and logical_not logical_or logical_xor lt masked_fill maximum minimum mul
+    nan_to_num ne neg pow reciprocal relu remainder round rsqrt sigmoid sign sin sinh sqrt square sub tan tanh trunc where
+    full_like ones_like zeros_like
 """
 ELEMENTWISE_MODULES = tuple(_of(nn, _ACTIVATIONS))
 ELEMENTWISE = _of(F, _FUNCTIONS) | _of(torch, _MATHS) | _of(torch, "sigmoid_ tanh_ true_divide multiply subtract divide")
-ELEMENTWISE |= _of(operator, "neg add sub mul truediv pow iadd imul isub itruediv abs gt lt ge le eq ne")
+ELEMENTWISE |= _of(operator, "neg pos add sub mul truediv floordiv mod pow iadd imul isub itruediv abs gt lt ge le eq ne and_ or_ xor invert")
 ELEMENTWISE_METHODS = {
-    *_MATHS.replace("zeros_like ones_like", "").split(),
+    *_MATHS.replace("full_like ones_like zeros_like", "").split(),
     *"relu_ sigmoid_ tanh_ add_ sub_ mul_ div_ clamp_ exp_ neg_ contiguous detach float double half bfloat16 to type type_as".split(),
 }
 FIRST_ONLY = {"to", "type_as"}  # a second tensor gives its type, and no channel
 # Functions of other packages, by the names that torch.fx writes down; the packages need not be there.
-ELEMENTWISE_NAMES = {("torchvision.ops.stochastic_depth", "stochastic_depth")}
+ELEMENTWISE_NAMES = {("torchvision.ops.stochastic_depth", "stochastic_depth"), ("torchvision.ops.drop_block", "drop_block2d")}
+# A new tensor of a size that is given; the tensor says only where it lies and of which type it is.
+CREATING_METHODS = {"new_zeros", "new_ones", "new_full", "new_empty"}
 
 # Each channel's image on its own.
 PER_CHANNEL_MODULES = tuple(_of(nn, f"{_POOLS} {_PADS} LPPool1d LPPool2d Upsample UpsamplingNearest2d UpsamplingBilinear2d"))
@@ -53,21 +57,26 @@ PER_CHANNEL = _of(F, f"{_POOL_FUNCTIONS} lp_pool1d lp_pool2d interpolate upsampl
 NORM_MODULES = tuple(_of(nn, "BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm InstanceNorm1d InstanceNorm2d InstanceNorm3d"))
 NORMS = _of(F, "batch_norm instance_norm prelu") | {torch.prelu}  # with one parameter a channel
 
+# Norms over the last axes, as many as the second argument names.
+LAYER_NORM_MODULES = (nn.LayerNorm, nn.RMSNorm)
+LAYER_NORMS = _of(F, "layer_norm rms_norm")
+
 # Values along some axes together, of which the arguments speak: shape stays.
 ALONG = _of(F, "softmax log_softmax softmin normalize") | _of(torch, "softmax log_softmax cumsum")
 ALONG_METHODS = {"softmax", "log_softmax", "cumsum"}
 
 # Values change their place only: done to the labels as to the values.
 MOVING_MODULES = tuple(_of(nn, "Flatten PixelShuffle PixelUnshuffle ChannelShuffle Unflatten"))
-_MOVES = "flatten reshape permute transpose swapaxes movedim squeeze unsqueeze chunk split tensor_split narrow select roll flip unbind"
-MOVING = _of(torch, f"{_MOVES} channel_shuffle pixel_shuffle pixel_unshuffle broadcast_to tile")
+_MOVES = "flatten reshape permute transpose swapaxes movedim squeeze unsqueeze chunk split tensor_split hsplit vsplit narrow select roll flip unbind"
+MOVING = _of(torch, f"{_MOVES} repeat_interleave channel_shuffle pixel_shuffle pixel_unshuffle broadcast_to tile")
 MOVING |= _of(F, "pad pixel_shuffle pixel_unshuffle channel_shuffle") | {operator.getitem}
 MOVING_METHODS = {*_MOVES.split(), *"view expand repeat unflatten view_as reshape_as broadcast_to tile repeat_interleave".split()}
 JOINING = {torch.cat, torch.concat, torch.concatenate}
 
-# Some axes vanish.
-REDUCING = _of(torch, "mean sum amax amin var std logsumexp")
-REDUCING_METHODS = {"mean", "sum", "amax", "amin", "var", "std", "logsumexp"}
+# Some axes vanish: those that the argument at this place names.
+_REDUCE = "mean sum amax amin var std logsumexp max min median prod argmax argmin any all var_mean std_mean"
+REDUCING = {**dict.fromkeys(_of(torch, _REDUCE), 1), torch.norm: 2, torch.linalg.vector_norm: 2}
+REDUCING_METHODS = {**dict.fromkeys(_REDUCE.replace("var_mean std_mean", "").split(), 1), "norm": 2}
 
 # Numbers and not tensors.
 ASKING_METHODS = {"size", "dim", "numel", "ndimension", "stride", "is_contiguous", "element_size", "nelement"}
@@ -75,5 +84,6 @@ ASKING_METHODS = {"size", "dim", "numel", "ndimension", "stride", "is_contiguous
 # What a module of these classes does is known, unless its forward was replaced.
 FORWARDS = {c.forward for c in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)}
 
-# The same computed by a subclass's own code: a function of the module's own weight and bias.
-WEIGHTED = _of(F, "conv1d conv2d conv3d linear")
+# The same computed by a subclass's own code, a function of the module's own weight and bias: its arguments' names.
+WEIGHTED = dict.fromkeys(_of(F, "conv1d conv2d conv3d"), "input weight bias stride padding dilation groups".split())
+WEIGHTED |= {F.linear: "input weight bias".split(), F.group_norm: "input num_groups weight bias".split()}

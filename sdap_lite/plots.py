@@ -18,9 +18,12 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from .describe import DescribedFigure
+
 if TYPE_CHECKING:
-    from .data import Images
+    from .data import Images, Split
     from .graph import ChannelGraph
+    from .measure import Latency
 
 PALETTE = sns.color_palette("colorblind")
 BASELINE = "0.35"  # the grey of every baseline
@@ -38,7 +41,7 @@ def new_figure(columns: int = 1, *, width: float = 7.0, height: float = 3.6) -> 
         height: in inches.
     """
     with plt.rc_context({"figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white"}), sns.axes_style("whitegrid"):
-        figure, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False)
+        figure, axes = plt.subplots(1, columns, FigureClass=DescribedFigure, figsize=(width, height), layout="constrained", squeeze=False)
     plt.close(figure)
     return figure, list(axes[0])
 
@@ -66,7 +69,7 @@ def image_grid(images: Images, *, columns: int = 10) -> Figure:
         columns: how many images in a row.
     """
     with plt.rc_context({"figure.facecolor": "white"}):
-        figure, axes = plt.subplots(2, columns, figsize=(7.0, 2.0), layout="constrained")
+        figure, axes = plt.subplots(2, columns, FigureClass=DescribedFigure, figsize=(7.0, 2.0), layout="constrained")
     plt.close(figure)
     for axis, image, label in zip(axes.flat, images.train.images, images.train.labels.tolist(), strict=False):
         axis.imshow(image.permute(1, 2, 0).expand(-1, -1, 3).numpy())
@@ -395,7 +398,7 @@ def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float], tex
 def method_picture() -> Figure:
     """The whole method: a network that teaches its own copy, whose channels go by one rate, in one run."""
     with plt.rc_context({"figure.facecolor": "white", "axes.facecolor": "white"}), sns.axes_style("white"):
-        figure, (axis, below) = plt.subplots(2, 1, figsize=(9, 6.2), layout="constrained", height_ratios=(3, 1), sharex=True)
+        figure, (axis, below) = plt.subplots(2, 1, FigureClass=DescribedFigure, figsize=(9, 6.2), layout="constrained", height_ratios=(3, 1), sharex=True)
     plt.close(figure)
     axis.set(xlim=(0, 100), ylim=(0, 66))
     axis.set_axis_off()
@@ -567,6 +570,35 @@ def kept_by_step(kept: Sequence[dict[str, Tensor]], surgery: int, note: str) -> 
     axis.set_ylabel("layer")
     figure.colorbar(image, ax=axis, label="channels kept (%)")
     return footnote(figure, note)
+
+
+def newly_wrong(split: Split, classes: Sequence[str], before: Tensor, after: Tensor, note: str, *, most: int = 8) -> Figure:
+    """Images that the dense network names rightly and the pruned one does not, with both answers; and how many there are.
+
+    Args:
+        split: the images.
+        classes: their names.
+        before: the dense network's answers, class numbers of shape [n].
+        after: the pruned network's.
+        note: which images they are.
+        most: how many are drawn, the first ones.
+
+    Raises:
+        ValueError: there is no such image.
+    """
+    found = ((before == split.labels) & (after != split.labels)).nonzero().flatten()
+    if not len(found):
+        raise ValueError("there must be an image that is newly named wrongly, found none")
+    with plt.rc_context({"figure.facecolor": "white"}):
+        figure, axes = plt.subplots(1, most, FigureClass=DescribedFigure, figsize=(7.0, 1.5), layout="constrained")
+    plt.close(figure)
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, i in zip(axes, found.tolist(), strict=False):
+        axis.imshow(split.images[i].permute(1, 2, 0).expand(-1, -1, 3).numpy())
+        axis.set_title(f"{classes[int(before[i])]}\n→ {classes[int(after[i])]}", fontsize="xx-small")
+    gained = int(((before != split.labels) & (after == split.labels)).sum())
+    return footnote(figure, f"{note}: {len(found):,} of {len(split):,} newly wrong, {gained:,} newly right")
 
 
 def epochs_by_seed(rows: Sequence[dict[str, Any]], dense: dict[str, float], note: str) -> Figure:
@@ -758,16 +790,43 @@ def channel_map(graph: ChannelGraph, kept: dict[str, Tensor] | None = None, *, m
     for place, group in enumerate(groups):
         reasons = {n.operation for n in graph.kept if bool(((n.channels >= group.start) & (n.channels < group.stop)).any())}
         ties = f"{len(group.layers)} layers" if len(group.layers) > 1 else ""
-        axis.text(len(group), place, "  " + ", ".join([*([ties] if ties else []), *sorted(reasons)]), va="center", fontsize=6, color=BASELINE)
+        axis.text(len(group), place, "  " + ", ".join([*([ties] if ties else []), *sorted(reasons)]), va="center", fontsize=7, color=BASELINE)
     if kept is not None:
         marks = [(int(kept[g.name].sum()), place) for place, g in enumerate(groups) if g.name in kept]
-        axis.scatter([x for x, _ in marks], [y for _, y in marks], marker="|", s=40, color=PALETTE[1], zorder=3, label="kept")
-    axis.set_yticks(places, [g.name for g in groups], fontsize=6)
+        axis.scatter([x for x, _ in marks], [y for _, y in marks], marker="|", s=60, linewidths=2.5, color=PALETTE[1], zorder=3, label="kept")
+    axis.set_yticks(places, [g.name for g in groups], fontsize=7)
+    axis.grid(False, axis="y")
     axis.set_xlim(0, 1.25 * max([1, *(len(g) for g in groups)]))
     axis.invert_yaxis()
     axis.set_xlabel("channels")
-    axis.set_ylabel("group, by the first layer that gives it")
+    axis.set_ylabel("group")
     more = "" if len(groups) == len(graph.groups) else f", of which the first {len(groups)} are drawn"
     axis.set_title(f"{len(graph.groups)} groups{more}", fontsize="small")
     axis.legend(fontsize="x-small", loc="lower right")
     return figure
+
+
+def latencies(panels: dict[str, dict[str, Latency]], note: str) -> Figure:
+    """Measured times: a panel for each way to run, a bar for each network; the dashed line is the first network's time.
+
+    Args:
+        panels: title → name of the network → its time; the black bars are the spread of the middle half.
+        note: what it was measured on.
+    """
+    figure, axes = new_figure(len(panels), width=8.4, height=3.4)
+    names = list(dict.fromkeys(name for found in panels.values() for name in found))
+    for axis, (title, found) in zip(axes, panels.items(), strict=True):
+        for name, time in found.items():
+            i = names.index(name)
+            axis.bar(i, time.median, 0.8, color=PALETTE[i], hatch=("", "//", "..", "xx")[i % 4], edgecolor="white", label=name)
+            axis.errorbar(i, time.median, yerr=time.spread / 2, fmt="none", ecolor="black", capsize=3, linewidth=1.2)
+        if names[0] in found:
+            baseline(axis, found[names[0]].median, f"as {names[0]}")
+        axis.set_xticks([])
+        axis.set(xlim=(-0.6, len(names) - 0.4), ylim=(0, None))
+        axis.set_title(title, fontsize="small")
+        axis.set_xlabel("network")
+    axes[0].set_ylabel("time (ms)")
+    most = max(axes, key=lambda axis: len(axis.containers))
+    figure.legend(*most.get_legend_handles_labels(), fontsize="small", ncols=len(names) + 1, loc="outside upper center")
+    return footnote(figure, note)

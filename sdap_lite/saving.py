@@ -53,6 +53,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     card = {"format": "sdap_lite 1", "class": type(model).__name__, "sha256": hashlib.sha256(content).hexdigest(), "modules": modules}
     own = {name: list(tensor.shape) for name, _, _, tensor in _own_tensors(model)}
     card |= {"parameters": own} if own else {}
+    card["recipe"] = _checksum(card)
     write_atomically(weights, lambda file: Path(file).write_bytes(content))
     write_atomically(recipe, lambda file: Path(file).write_text(json.dumps(card, indent=1) + "\n"))
 
@@ -173,11 +174,18 @@ def _read_recipe(path: Path) -> dict[str, Any]:
         card = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} must be a recipe, but cannot be read as one: {error}") from error
-    if not isinstance(card, dict) or card.get("format") != "sdap_lite 1" or not {"class", "sha256", "modules"} <= card.keys():
+    if not isinstance(card, dict) or card.get("format") != "sdap_lite 1" or not {"class", "sha256", "modules", "recipe"} <= card.keys():
         raise ValueError(f"{path} must be a recipe in the format 'sdap_lite 1', got {card.get('format') if isinstance(card, dict) else card!r}")
+    if card["recipe"] != _checksum(card):
+        raise ValueError(f"{path} must be as save() wrote it, but its checksum differs: it was damaged or changed")
     if not isinstance(card["modules"], dict) or not all(isinstance(m, dict) for m in card["modules"].values()):
         raise ValueError(f"{path} must hold the widths of each module")
     return card
+
+
+def _checksum(card: dict[str, Any]) -> str:
+    """Of all that a recipe says but this checksum."""
+    return hashlib.sha256(json.dumps({k: v for k, v in card.items() if k != "recipe"}, sort_keys=True).encode()).hexdigest()
 
 
 def _read_weights(path: Path) -> bytes:

@@ -194,8 +194,8 @@ def _compare(model: nn.Module, small: nn.Module, graph: ChannelGraph, flat: Tens
         return hook
 
     for name in seen:
-        large.get_submodule(name).register_forward_hook(remember(name, graph.layers[name]))
-        small.get_submodule(name).register_forward_hook(compare(name))
+        large.get_submodule(name).register_forward_hook(remember(name, graph.layers[name]), prepend=True)  # before the user's hooks change it
+        small.get_submodule(name).register_forward_hook(compare(name), prepend=True)
     with torch.no_grad():
         wanted = large(x)
         try:
@@ -210,7 +210,10 @@ def _equal(wanted: Any, got: Any) -> bool:
     if isinstance(wanted, Tensor):
         if wanted.shape != got.shape:
             return False
-        return not wanted.numel() or float((wanted - got).abs().max()) <= TOLERANCE * max(1.0, float(wanted.abs().max()))
+        alike = (wanted == got) | (wanted.isnan() & got.isnan())  # infinite or undefined in both
+        difference = torch.where(alike, 0, (wanted - got).abs())
+        largest = wanted.abs().masked_fill(~wanted.isfinite(), 0)
+        return not wanted.numel() or float(difference.max()) <= TOLERANCE * max(1.0, float(largest.max()))
     if isinstance(wanted, dict):
         return wanted.keys() == got.keys() and all(_equal(wanted[k], got[k]) for k in wanted)
     return all(_equal(a, b) for a, b in zip(wanted, got, strict=True)) if isinstance(wanted, (tuple, list)) else wanted == got

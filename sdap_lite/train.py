@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import math
 import os
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .baselines import norm_scales
 from .budget import Report, check_rate, check_round_to, largest_rate, report, schedule, threshold
 from .channels import trace
 from .checkpoint import read_checkpoint, write_checkpoint
 from .data import Images, batches
 from .distill import distillation_loss
-from .gates import RULES, Gates
+from .gates import RULES, Gates, RootMeanSquare
 from .graph import ChannelGraph
+from .latency_table import LatencyTable
 from .measure import MODES, accuracy, arrange, best_device, choose_mode, evaluating
 from .surgery import remove_channels, slice_optimizer
+from .team import team
+from .timing import time_both, time_layers
+from .variants import Variant, floored, noisy, recalibrate
 
 __all__ = ["Result", "learning_rate", "prune", "train"]
 
@@ -129,9 +136,11 @@ def prune(
     alpha: float = 0.9,
     ramp: float = 0.5,
     rule: str = "rms",
+    scores: dict[str, Tensor] | None = None,
     cost_power: float = 0.5,
     round_to: int = 1,
     teacher: nn.Module | None = None,
+    variant: Variant | None = None,
     batch_size: int = 128,
     weight_decay: float = 5e-4,
     validation: float = 0.1,
@@ -149,15 +158,19 @@ def prune(
         images: the set; its test images are looked at once, at the end.
         rate: the share of ``unit`` that goes, from 0 to below 1.
         epochs: passes over the training images, in all.
-        unit: ``"params"``, ``"macs"`` or ``"channels"``.
+        unit: ``"params"``, ``"macs"``, ``"channels"`` or ``"latency"``: how long one image takes on
+            this device, looked up in a table of times that is measured when the run begins.
         lr: the highest learning rate.
         temperature: of the distillation (:func:`sdap_lite.distillation_loss`).
         alpha: the teacher's share in the loss; 0 trains without a teacher.
         ramp: the share of the run after which the rate is reached and surgery happens.
         rule: how scores learn: ``"rms"``, ``"straight-through"`` or ``"frozen"``.
+        scores: those that the gates start from, for each prunable group a tensor, such as :mod:`sdap_lite.baselines` gives;
+            default: the batch-norm scales where they stay frozen, else zero.
         cost_power: see :func:`sdap_lite.threshold`.
         round_to: each group of channels keeps a multiple of this many (:func:`sdap_lite.threshold`).
         teacher: default: the pretrained network itself.
+        variant: what else is done otherwise, for the questions of chapter 11.
         batch_size: images a step.
         weight_decay: on weights, not on norms and biases.
         validation: share of the training images that is held out, the same ones for every seed
@@ -184,18 +197,26 @@ def prune(
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
     check_round_to(round_to)
     fingerprint, taught = _check_classifier(model, images), "" if teacher is None else _check_classifier(teacher, images, frozen=True)
+    settings = _settings(images, epochs, lr, batch_size, weight_decay, validation, seed, device)
     graph = trace(model, torch.zeros(1, *images.train.images.shape[1:]))
+    if unit == "latency":
+        graph = _timed(model, graph, settings["device"], resume)
+    if graph.times:
+        settings["times"] = graph.times.state_dict()
     if rate > largest_rate(graph, unit, round_to):
         raise ValueError(f"rate must be at most {largest_rate(graph, unit, round_to):.4f} for this network, where every layer keeps one channel, got {rate}")
-    settings = _settings(images, epochs, lr, batch_size, weight_decay, validation, seed, device)
     settings.update(kind="prune", rate=rate, unit=unit, temperature=temperature, alpha=alpha, ramp=ramp, rule=rule, cost_power=cost_power, round_to=round_to)
-    settings.update(model=fingerprint, teacher=taught)
+    settings.update(model=fingerprint, teacher=taught, scores=_check_scores(scores, graph), variant=(variant and variant.differs) or None)
     folder, saved = _open(settings, mode, checkpoint, resume, model, images)
-    run = _Pruning(model, model if teacher is None else teacher, graph, images, settings)
+    if scores is None and rule == "frozen":
+        scores = norm_scales(model, graph)
+    run = _Pruning(model, model if teacher is None else teacher, graph, scores, images, settings)
     run.run(folder, saved, progress)
     summary = report(graph, run.kept, asked=rate, unit=unit)
-    dense = accuracy(run.teacher if teacher is None else copy.deepcopy(model).to(run.device), images)
-    return Result(run.model.eval(), run.history, accuracy(run.model, images), settings, dense, summary, graph, run.kept)
+    dense = run.teacher if teacher is None else copy.deepcopy(model).to(run.device)
+    if unit == "latency":
+        summary = replace(summary, measured=time_both(dense, run.model, torch.zeros(graph.shape, device=run.device)))
+    return Result(run.model.eval(), run.history, accuracy(run.model, images), settings, accuracy(dense, images), summary, graph, run.kept)
 
 
 def learning_rate(progress: float, peak: float, *, warmup: float = 0.1) -> float:
@@ -215,6 +236,9 @@ class _Training:
     def __init__(self, model: nn.Module, images: Images, settings: dict[str, Any]) -> None:
         self.settings, self.images = settings, images
         self.device = torch.device(settings["device"])
+        self.team = team(self.device)
+        if settings["batch_size"] < 2 * self.team.size:
+            raise ValueError(f"batch_size must hold two images for each of {self.team.size} processes, got {settings['batch_size']}")
         self.dtype, self.layout = MODES[settings["mode"]]
         held_out, kept = images.hold_out(settings["validation"])
         self.validation, self.training = held_out.to(self.device), kept.to(self.device)
@@ -222,7 +246,7 @@ class _Training:
         self.optimizer = self.make_optimizer()
         self.history: list[dict[str, float]] = []
         whole, rest = divmod(len(self.training), settings["batch_size"])
-        self.steps_an_epoch = max(1, whole + (rest > 1))  # a single image left over is no batch
+        self.steps_an_epoch = max(1, whole + (rest >= 2 * self.team.size))  # a single image left over is no batch
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -234,6 +258,10 @@ class _Training:
 
     def loss(self, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(logits, y, label_smoothing=self.settings["label_smoothing"])
+
+    def place(self, progress: float) -> float:
+        """Where on the learning rate's curve a moment of the run lies; both from 0 to 1."""
+        return progress
 
     def before_step(self, step: int) -> None:
         """Called before each step, with the count of those that are done."""
@@ -270,34 +298,37 @@ class _Training:
     def step(self, x: Tensor, y: Tensor, step: int) -> tuple[float, float]:
         """One batch; returns its loss and its share of right answers."""
         self.before_step(step)
-        lr = learning_rate(step / self.total_steps, self.settings["lr"])
+        lr = learning_rate(self.place(step / self.total_steps), self.settings["lr"])
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        x = x.to(memory_format=self.layout)
-        logits = self.forward(self.model, x)
-        loss = self.loss(logits, x, y)
-        if not torch.isfinite(loss):
+        weight, x, y = self.team.weight(len(x)), self.team.share(x).to(memory_format=self.layout), self.team.share(y)
+        logits = self.forward(self.team.wrap(self.model), x)
+        loss = weight * self.loss(logits, x, y)
+        right = weight * (logits.detach().argmax(1) == y).float().mean()
+        values = self.team.mean(torch.stack([loss.detach(), right])).tolist()
+        if not math.isfinite(values[0]):
             where = f"epoch {len(self.history) + 1}, step {step}"
-            raise FloatingPointError(f"the loss must be finite, got {loss.item()} in {where} at learning rate {lr:.4g}: try a smaller one")
+            raise FloatingPointError(f"the loss must be finite, got {values[0]} in {where} at learning rate {lr:.4g}: try a smaller one")
         self.optimizer.zero_grad()
         loss.backward()
         self.after_backward()
         self.optimizer.step()
-        return float(loss.detach()), float((logits.detach().argmax(1) == y).float().mean())
+        return values[0], values[1]
 
     def epoch(self, bar: tqdm) -> None:
         epoch, start = len(self.history), time.perf_counter()
         seed = 1_000_003 * self.settings["seed"] + epoch
-        torch.manual_seed(seed)  # dropout
+        torch.manual_seed(seed + 500_009 * self.team.rank)  # dropout, of each process's own images
         totals, seen = [0.0, 0.0], 0
         shuffled = batches(self.training, self.settings["batch_size"], self.images, shuffle=torch.Generator().manual_seed(seed))
-        for i, (x, y) in enumerate(shuffled):
+        for i, (x, y) in enumerate(itertools.islice(shuffled, self.steps_an_epoch)):
             self.model.train()
             values = self.step(x, y, epoch * self.steps_an_epoch + i)
             totals, seen = [t + v * len(x) for t, v in zip(totals, values, strict=True)], seen + len(x)
             shown = {"accuracy": totals[1] / seen, **self.extra()}
             bar.set_postfix(loss=f"{totals[0] / seen:.3f}", **{k: f"{v:.1%}" for k, v in shown.items()}, refresh=False)
             bar.update()
+        self.team.settle(self.model)
         right = accuracy(self.model, self.images, split=self.validation, mode=self.settings["mode"])
         record = {"epoch": epoch + 1, "loss": totals[0] / seen, "train": totals[1] / seen, "validation": right, **self.extra()}
         self.history.append({**record, "lr": self.optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - start})
@@ -305,13 +336,14 @@ class _Training:
     def run(self, folder: Path | None, saved: dict[str, Any] | None, progress: bool) -> None:
         if saved:
             self.load_state(saved)
-        live, done = _is_live(), len(self.history) * self.steps_an_epoch
+        live, done, progress = _is_live(), len(self.history) * self.steps_an_epoch, progress and self.team.rank == 0
         bar = tqdm(total=self.total_steps, initial=done, disable=not (progress and live), file=sys.stdout, unit="batch")
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), bar:
             while len(self.history) < self.settings["epochs"]:
                 self.epoch(bar)
-                if folder:
+                if folder and self.team.rank == 0:
                     write_checkpoint(folder, {"settings": self.settings, **self.state()})
+                self.team.wait()
                 if progress and not live:
                     print(self.line(), flush=True)
             self.finish()
@@ -327,18 +359,24 @@ class _Training:
 class _Pruning(_Training):
     """Gates and a teacher until the ramp's end; then surgery, and the small model with the teacher."""
 
-    def __init__(self, model: nn.Module, teacher: nn.Module, graph: ChannelGraph, images: Images, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, model: nn.Module, teacher: nn.Module, graph: ChannelGraph, scores: dict[str, Tensor] | None, images: Images, settings: dict[str, Any]
+    ) -> None:
         super().__init__(copy.deepcopy(model), images, settings)
         self.teacher = arrange(copy.deepcopy(teacher).to(self.device), self.layout).eval().requires_grad_(False)
         self.graph = graph
-        self.gates: Gates | None = Gates(graph, RULES[settings["rule"]]())
-        if settings["rule"] == "frozen":
-            self.gates.scores = norm_scales(self.model, graph)
+        self.variant = Variant(**(settings["variant"] or {}))
+        rule = RULES[settings["rule"]]
+        self.gates: Gates | None = Gates(graph, rule(self.variant.decay) if rule is RootMeanSquare else rule())
+        if scores is not None:
+            self.gates.scores = scores
         self.gates.attach(self.model)
         self.kept: dict[str, Tensor] = graph.split(torch.ones(len(graph), dtype=torch.bool))
         self.removed = 0.0
 
     def loss(self, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        if self.variant.labels and self.gates is not None:
+            (self.of_labels,) = torch.autograd.grad(F.cross_entropy(logits, y), self.gates.flat, retain_graph=True)
         if self.settings["alpha"] == 0:
             return F.cross_entropy(logits, y)
         with torch.no_grad():
@@ -350,33 +388,54 @@ class _Pruning(_Training):
         if self.gates is None:
             return
         if progress >= self.settings["ramp"]:
-            self.operate(self.final_choice())
+            self.operate(self.choose(self.settings["rate"], round_to=self.settings["round_to"]))
         elif step % CLOSE_EVERY == 0:
             rate = schedule(progress, self.settings["rate"], self.settings["ramp"])
-            self.kept = self.gates.close_to(rate, unit=self.settings["unit"], cost_power=self.settings["cost_power"])
+            drawn = torch.Generator().manual_seed(1_000_003 * self.settings["seed"] + step) if self.variant.noise else None
+            self.kept = self.choose(rate, drawn, fill=False)
+            self.gates.close(self.kept)
             self.removed = report(self.graph, self.kept).achieved()
 
     def after_backward(self) -> None:
         if self.gates is not None:
+            gradient = self.of_labels if self.variant.labels else self.gates.flat.grad
+            assert gradient is not None
+            self.gates.flat.grad = self.team.mean(gradient)
             self.gates.learn()
 
     def finish(self) -> None:
         if self.gates is not None:  # a ramp so long that the run ended in it
-            self.operate(self.final_choice())
+            self.operate(self.choose(self.settings["rate"], round_to=self.settings["round_to"]))
 
-    def final_choice(self) -> dict[str, Tensor]:
+    def choose(self, rate: float, drawn: torch.Generator | None = None, **arguments: Any) -> dict[str, Tensor]:
+        """The channels to keep, by the scores as they are, or drawn by them."""
         assert self.gates is not None
-        settings = {name: self.settings[name] for name in ("unit", "cost_power", "round_to")}
-        return threshold(self.graph, self.gates.scores, self.settings["rate"], **settings)
+        scores = self.gates.scores
+        if self.variant.floor:
+            scores = floored(scores, self.variant.floor)
+        if drawn is not None:
+            scores = noisy(scores, self.variant.noise, drawn)
+        at = self.kept if self.variant.current_costs else None
+        return threshold(self.graph, scores, rate, unit=self.settings["unit"], cost_power=self.settings["cost_power"], at=at, **arguments)
+
+    def place(self, progress: float) -> float:
+        ramp = self.settings["ramp"]
+        return (progress - ramp) / (1 - ramp) if self.variant.restart and ramp <= progress < 1 else progress
 
     def operate(self, kept: dict[str, Tensor]) -> None:
         """The masks freeze, and the run goes on with the small model and its share of the optimizer."""
         assert self.gates is not None
         self.gates.detach()
         self.gates, self.kept = None, kept
+        self.team.settle(self.model)
         small = arrange(remove_channels(self.model, self.graph, kept), self.layout)
         slice_optimizer(self.optimizer, self.model, small, self.graph, kept)
         self.model, self.removed = small, report(self.graph, kept).achieved()
+        if self.variant.recalibrate:
+            shuffled = batches(self.training, self.settings["batch_size"], self.images, shuffle=torch.Generator().manual_seed(self.settings["seed"]))
+            inputs = (x.to(memory_format=self.layout) for x, _ in itertools.islice(shuffled, self.variant.recalibrate))
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype != torch.float32):
+                recalibrate(small, inputs)
 
     def extra(self) -> dict[str, float]:
         return {"removed": self.removed}
@@ -395,16 +454,6 @@ class _Pruning(_Training):
 
 
 # ---------------------------------------------------------------------------------------------
-
-
-def norm_scales(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
-    """Each channel's largest batch-norm scale: the scores of network slimming (Liu et al. 2017)."""
-    flat = torch.zeros(len(graph))
-    for name, layer in graph.layers.items():
-        scale = getattr(model.get_submodule(name), "weight", None) if layer.kind == "norm" else None
-        if scale is not None:
-            flat.scatter_reduce_(0, layer.outputs, scale.detach().abs().float().cpu(), "amax")
-    return graph.split(flat)
 
 
 def _settings(
@@ -455,10 +504,36 @@ def _check_classifier(model: nn.Module, images: Images, *, frozen: bool = False)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < classes:
         found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"the model must give logits of shape [n, {classes}], one for each class of {images.name}, got {found}")
+    return _digest(model.state_dict().values())
+
+
+def _check_scores(scores: dict[str, Tensor] | None, graph: ChannelGraph) -> str | None:
+    """That the scores are this network's; returns their fingerprint."""
+    if scores is None:
+        return None
+    try:
+        flat = graph.join(scores, 0.0)
+    except ValueError as error:
+        raise ValueError(f"scores must fit the network: {error}") from error
+    if not (flat.is_floating_point() and bool(torch.isfinite(flat).all())):
+        raise ValueError(f"scores must be finite floating-point numbers, got {flat.dtype}{' with NaN or infinity' if flat.is_floating_point() else ''}")
+    return _digest([flat])
+
+
+def _digest(tensors: Iterable[Tensor]) -> str:
+    """A fingerprint of the tensors' numbers."""
     digest = hashlib.sha256()
-    for tensor in model.state_dict().values():
+    for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _timed(model: nn.Module, graph: ChannelGraph, device: str, resume: str | Path | None) -> ChannelGraph:
+    """The graph with its layers timed; a run that is resumed goes on with the times that it was begun with."""
+    saved = read_checkpoint(Path(resume))["settings"].get("times") if resume else None
+    if saved:
+        return replace(graph, times=LatencyTable.from_state_dict(saved))
+    return team(torch.device(device)).agree(time_layers(copy.deepcopy(model).to(device), graph))
 
 
 def _open(
@@ -472,11 +547,12 @@ def _open(
         settings["mode"] = saved["settings"]["mode"]  # measured when the run began
     elif mode == "auto":
         example = torch.zeros(min(64, settings["batch_size"]), *images.train.images.shape[1:], device=settings["device"])
-        settings["mode"] = choose_mode(copy.deepcopy(model).to(settings["device"]), example)
+        settings["mode"] = team(torch.device(settings["device"])).agree(choose_mode(copy.deepcopy(model).to(settings["device"]), example))
     else:
         settings["mode"] = mode
     if saved:
-        differ = [k for k in {**settings, **saved["settings"]} if settings.get(k) != saved["settings"].get(k)]
+        names = [k for k in {**settings, **saved["settings"]} if k != "times"]  # which came from there, if the unit is the same
+        differ = [k for k in names if settings.get(k) != saved["settings"].get(k)]
         if differ:
             found = ", ".join(f"{k} was {saved['settings'].get(k)!r} and is now {settings.get(k)!r}" for k in differ)
             raise ValueError(f"a run must be resumed with what it was begun with, but {found}")

@@ -80,7 +80,8 @@ class Replay:
 
     def varies(self, tree: Any) -> bool:
         """Whether a number among a node's arguments changes with the number of channels."""
-        numbers = [n for n in leaves(tree) if isinstance(n, fx.Node) and not any(isinstance(x, (Labelled, Tensor)) for x in leaves(self.env[n]))]
+        others = (Labelled, Tensor, torch.dtype, torch.device)
+        numbers = [n for n in leaves(tree) if isinstance(n, fx.Node) and not any(isinstance(x, others) for x in leaves(self.env[n]))]
         sources = [source for number in numbers for source in self.sources((number.args, number.kwargs))]
         roots = self.ties.roots()
         return any(self._again(n, gone, roots) != self.env[n] for gone in _drops(sources, roots, {FIXED}) for n in numbers)

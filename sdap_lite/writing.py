@@ -8,6 +8,7 @@ answer that would change with the number of channels must not, so those channels
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, cast
@@ -19,6 +20,8 @@ from torch.fx.proxy import Attribute
 from .layers import ChannelPad
 
 __all__ = ["Writer"]
+
+FACTORIES = "zeros ones full empty rand randn arange linspace".split()
 
 
 class _Answers:
@@ -49,7 +52,7 @@ class _Answers:
         return round(self.tracer.number(self.node), digits)
 
     def __len__(self) -> int:
-        return len(self.tracer.answer(self.node))
+        return len(self.tracer.items(self.node))
 
 
 class _Proxy(_Answers, fx.Proxy):
@@ -80,11 +83,55 @@ class Writer(fx.Tracer):
         self.paths: dict[int, str] = {}
         self.answering = False  # while the tracer itself runs modules, nothing is written down
 
+    def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
+        """Also through functions that make a tensor of a size, which torch.fx does not follow by itself."""
+        originals = {name: getattr(torch, name) for name in FACTORIES}
+        try:
+            for name, original in originals.items():
+                setattr(torch, name, self.noting(original))
+            return super().trace(root, concrete_args)
+        finally:
+            for name, original in originals.items():
+                setattr(torch, name, original)
+
+    def noting(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, which writes itself down where an argument is a stand-in."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            found: list[Any] = []
+            fx.node.map_aggregate((args, kwargs), found.append)
+            if any(isinstance(leaf, fx.Proxy) for leaf in found):
+                return self.create_proxy("call_function", function, args, kwargs)
+            return function(*args, **kwargs)
+
+        return call
+
+    def create_args_for_root(self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        """A stand-in for the one input; an argument with a default has that."""
+        function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
+        for i, parameter in enumerate(inspect.signature(inspect.unwrap(root_fn)).parameters.values()):
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                break
+            if parameter.default is not parameter.empty:
+                args[i] = parameter.default
+        return function, args
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, ChannelPad) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return forward(*args, **kwargs) if self.answering else super().call_module(m, forward, args, kwargs)
+        if self.answering:
+            return forward(*args, **kwargs)
+        hooks = m._forward_hooks or m._forward_pre_hooks
+        if not hooks or "weight" in m.__dict__ or not self.is_leaf_module(m, self.path_of_module(m)):  # old weight norms are hooks, too
+            return super().call_module(m, forward, args, kwargs)
+        # The user's hooks are code like any other: they run, around a forward that is written down.
+        write = super().call_module
+        m.forward = lambda *a, **k: write(m, forward, a, k)
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            del m.forward
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Parameters and buffers by name; the base class looks through all of them at each access."""
@@ -108,8 +155,13 @@ class Writer(fx.Tracer):
         return super().to_bool(obj) if isinstance(value, Tensor) else bool(value)
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        value = self.answer(obj.node)
+        value = self.items(obj.node)
         return super().iter(obj) if not isinstance(value, (tuple, list)) else iter([cast(Any, obj)[i] for i in range(len(value))])
+
+    def items(self, node: fx.Node) -> Any:
+        """A node's value, of which the code is told how many items it has: of chunks that may change with a width, of axes not."""
+        value = self.peek(node)
+        return value if isinstance(value, torch.Size) else self.answer(node)
 
     def number(self, node: fx.Node) -> Any:
         """A node's value, where that is a number.
@@ -125,6 +177,10 @@ class Writer(fx.Tracer):
     def answer(self, node: fx.Node) -> Any:
         """A node's value for the example, noted as asked for."""
         self.asked.add(node.name)
+        return self.peek(node)
+
+    def peek(self, node: fx.Node) -> Any:
+        """A node's value for the example, of which the code is told nothing that depends on a width."""
         self.answering = True
         try:
             with torch.no_grad():

@@ -121,7 +121,7 @@ def test_channel_cost_follows_the_widths() -> None:
 
 def test_wrong_unit_and_wrong_kept_are_refused() -> None:
     graph = graph_of("vgg")
-    with pytest.raises(ValueError, match=r"unit must be one of params, macs, channels, got 'flops'"):
+    with pytest.raises(ValueError, match=r"unit must be one of params, macs, channels, latency, got 'flops'"):
         cost(graph, unit="flops")
     with pytest.raises(ValueError, match=r"kept must hold bool tensors, got .*float32"):
         cost(graph, graph.split(torch.ones(len(graph))))

@@ -171,9 +171,34 @@ class Buffered(nn.Module):
         return x * self.scale
 
 
+class Holding(nn.Module):
+    """A function of the input and of a buffer."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], buffer: Tensor) -> None:
+        super().__init__()
+        self.function = function
+        self.register_buffer("held", buffer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, self.held)
+
+
+class FunctionalGroupNorm(nn.GroupNorm):
+    """As timm has it."""
+
+    __module__ = "somewhere.else"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def shuffle(x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def sample(x: Tensor, grid: Tensor) -> Tensor:
+    return F.grid_sample(x, grid.to(x).expand(x.shape[0], -1, -1, -1), align_corners=False)
 
 
 UNKNOWN = "the tracer does not know what it does with channels"
@@ -192,6 +217,24 @@ STAYS: dict[str, tuple[Net, str, str, str]] = {  # the net, and the operation, m
     "split by a number": (Net(lambda x: torch.split(x, [4, 4], 1)[1], 4), "split", "middle", BY_NUMBER),
     "a view that counts": (Net(lambda x: x.view(-1, 8, 256).view(-1, 8, 16, 16)), "view", "middle", BY_NUMBER),
     "mean over channels": (Net(lambda x: x.mean(1, keepdim=True), 1), "mean", "middle", "it mixes channels"),
+    "the largest channel": (Net(lambda x: x * x.max(1, keepdim=True)[0]), "max", "middle", "it mixes channels"),
+    "softmax at each position": (Net(nn.Softmax2d()), "Softmax2d", "middle", "it mixes channels"),
+    "root mean square over channels": (Net(nn.RMSNorm([8, 16, 16])), "RMSNorm", "middle", "it normalizes over all channels"),
+    "channels by a table of places": (Net(Holding(lambda x, i: x[:, i], torch.tensor([3, 1, 0, 2, 7, 6, 5, 4]))), "getitem", "middle", BY_NUMBER),
+    "a weight that is no layer's": (
+        Net(Holding(lambda x, w: F.conv2d(x, w, padding=1, groups=8), torch.rand(8, 1, 3, 3))),
+        "conv2d",
+        "middle",
+        "its weight is no layer's own",
+    ),
+    "a group norm of no module": (Net(lambda x: F.group_norm(x, 4)), "group_norm", "middle", "its weight is no layer's own"),
+    "a tensor as wide as the channels": (Net(lambda x: x * torch.ones(x.shape[1], 1, 1)), "ones", "middle", "it computes with the number of channels"),
+    "zeros as wide as the channels": (
+        Net(lambda x: torch.cat([x, x.new_zeros(x.shape)], 1), 16),
+        "new_zeros",
+        "middle",
+        "it computes with the number of channels",
+    ),
     "mean over everything": (Net(lambda x: x.mean() * x), "mean", "middle", "it mixes channels"),
 }
 
@@ -247,6 +290,29 @@ GOES: dict[str, tuple[Net, int, int, set[str]]] = {  # the net, how many of the 
     "depthwise with a multiplier": (Net(nn.Conv2d(8, 24, 3, groups=8), 24), 8, 8, set()),
     "transposed depthwise with a multiplier": (Net(nn.ConvTranspose2d(8, 16, 2, 2, groups=8), 16), 8, 8, set()),
     "transposed with groups": (Net(nn.ConvTranspose2d(8, 12, 3, groups=2), 12), 4, 4, set()),
+    "group norm as a function": (Net(FunctionalGroupNorm(2, 8)), 2, 2, set()),
+    "gated": (Net(nn.GLU(1), 4), 4, 4, set()),
+    "gated as a function": (Net(lambda x: F.glu(x, dim=1), 4), 4, 4, set()),
+    "maximum over positions, by name": (Net(lambda x: x * x.max(3, keepdim=True).values), 8, 8, set()),
+    "maximum of neighbours": (Net(lambda x: x.view(x.shape[0], x.shape[1] // 2, 2, 16, 16).max(2)[0], 4), 4, 4, set()),
+    "larger of two": (Net(lambda x: torch.max(x, x.flip(3))), 8, 8, set()),
+    "length over positions": (Net(lambda x: x / (1 + x.norm(2, (2, 3), keepdim=True) + torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True))), 8, 8, set()),
+    "root mean square over positions": (Net(lambda x: F.rms_norm(x, [16, 16])), 8, 8, set()),
+    "median over positions": (Net(lambda x: x - x.flatten(2).median(2)[0][:, :, None, None]), 8, 8, set()),
+    "variance and mean": (Net(lambda x: x - torch.var_mean(x, (2, 3), keepdim=True)[1]), 8, 8, set()),
+    "masks": (Net(lambda x: x.masked_fill(x > 1, 0.5) * (~(x > 2) & (x < 3))), 8, 8, set()),
+    "a constant beside it": (Net(Holding(lambda x, c: torch.cat([x, c.expand(x.shape[0], -1, -1, -1)], 1), torch.rand(1, 2, 16, 16)), 10), 8, 8, set()),
+    "coordinates beside it": (
+        Net(lambda x: torch.cat([x, torch.linspace(-1, 1, 16, device=x.device, dtype=x.dtype).view(1, 1, 1, 16).expand(x.shape[0], 1, 16, 16)], 1), 9),
+        8,
+        8,
+        set(),
+    ),
+    "zeros of a size": (Net(lambda x: torch.cat([x, torch.zeros(x.shape[0], 4, *x.shape[2:], device=x.device, dtype=x.dtype)], 1), 12), 8, 8, set()),
+    "new zeros": (Net(lambda x: torch.cat([x, x.new_zeros(x.shape[0], 4, 16, 16)], 1), 12), 8, 8, set()),
+    "its shape, item by item": (Net(lambda x: x.flatten(2).view(*x.shape)), 8, 8, set()),
+    "each twice": (Net(lambda x: torch.repeat_interleave(x, 2, dim=1), 16), 8, 8, set()),
+    "sampled elsewhere": (Net(Holding(sample, torch.rand(1, 4, 4, 2))), 8, 8, set()),
     "dilated with groups": (Net(nn.Conv2d(8, 12, 3, dilation=2, groups=4), 12), 2, 2, set()),
 }
 
@@ -269,6 +335,69 @@ def test_what_is_understood_goes(case: str) -> None:
         again = trace(small, EXAMPLE)
         assert cost(again) == cost(graph, kept), "a pruned net can be pruned again"
         remove_channels(small, again, some_kept(again, seed))
+
+
+HOOKS: dict[str, tuple[Callable[[nn.Module], object], bool]] = {  # what is hooked to the first layer, and whether its channels may go
+    "doubled": (lambda m: m.register_forward_hook(lambda m, x, y: 2 * y), True),
+    "turned round": (lambda m: m.register_forward_hook(lambda m, x, y: y.flip(1)), True),
+    "looked at": (lambda m: m.register_forward_hook(lambda m, x, y: None), True),
+    "a scale": (lambda m: m.register_forward_hook(lambda m, x, y: y * torch.linspace(1, 2, 8).view(8, 1, 1)), False),
+    "a softmax in front": (lambda m: m.register_forward_pre_hook(lambda m, x: (x[0].softmax(1),)), False),
+}
+
+
+@pytest.mark.parametrize("case", list(HOOKS))
+def test_hooks_are_part_of_the_network(case: str) -> None:
+    add, free = HOOKS[case]
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 5, 1)).double().eval()
+    add(net[2 if "front" in case else 0])
+    graph = trace(net, EXAMPLE)
+    assert list(graph.prunable) == (["0", "2"] if free else ["2"])
+    x = torch.randn(2, *EXAMPLE.shape[1:], dtype=torch.float64)
+    for seed in range(3):
+        kept = some_kept(graph, seed)
+        small = remove_channels(net, graph, kept)
+        with hooked(net, graph, graph.join(kept, True)), torch.no_grad():
+            torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
+
+
+def test_argument_with_a_default_has_it() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 5, 1)
+
+        def forward(self, x: Tensor, y: Tensor | None = None, *, twice: bool = False) -> Tensor:
+            x = self.a(x) if y is None else self.a(x) + self.b(y)
+            return self.c(2 * x if twice else x)
+
+    graph = trace(Two(), EXAMPLE)
+    assert list(graph.layers) == ["a", "c"]
+    assert list(graph.prunable) == ["a"]
+
+
+def test_layer_whose_weight_is_computed_is_named_wherever_it_stands() -> None:
+    """A net of such layers alone has no channels to speak of, and must say why."""
+
+    class Standardized(nn.Conv2d):
+        __module__ = "somewhere.else"
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(x, self.weight - self.weight.mean((1, 2, 3), keepdim=True), self.bias)
+
+    graph = trace(nn.Sequential(Standardized(3, 8, 1), nn.ReLU(), nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 5, 1))), EXAMPLE)
+    assert not graph.prunable
+    assert [str(note) for note in graph.kept] == [
+        "all channels kept by conv2d at 0: its weight is no layer's own",
+        "all channels kept by ParametrizedConv2d at 2: its weight is computed from other tensors",
+    ]
+
+
+def test_factories_are_whole_again_after_tracing() -> None:
+    before = torch.zeros, torch.linspace
+    with pytest.raises(TraceError):
+        trace(nn.Sequential(Lambda(lambda x: x if x.sum() > 0 else torch.zeros(x.shape))), EXAMPLE)
+    assert (torch.zeros, torch.linspace) == before
 
 
 class Shortcut(nn.Module):
@@ -575,6 +704,20 @@ def test_branch_on_data_is_refused() -> None:
 def test_example_that_does_not_fit_is_refused() -> None:
     with pytest.raises(TraceError, match=r"the example of shape \[1, 1, 16, 16\] must run through the model, got: .*channels"):
         trace(build("vgg"), torch.zeros(1, 1, 16, 16))
+
+
+def test_model_that_has_never_run_is_refused() -> None:
+    with pytest.raises(TraceError, match=r"the model must have all its parameters, but these are not there before it is run once: \['0.weight', '0.bias'\]"):
+        trace(nn.Sequential(nn.LazyConv2d(8, 1), nn.ReLU()), EXAMPLE)
+
+
+def test_model_of_two_inputs_is_refused() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return x + y
+
+    with pytest.raises(TraceError, match=r"must run through the model, got: .*parameter y"):
+        trace(Two(), EXAMPLE)
 
 
 # Dictionaries by group

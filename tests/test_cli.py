@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -13,12 +14,13 @@ import pytest
 import torch
 from nets import build, write_tree
 from safetensors.torch import save_file
+from torch import nn
 from typer.testing import CliRunner
 
-from sdap_lite import count_params, load, models, save
+from sdap_lite import ChannelGraph, count_macs, count_params, load, models, save, time_layers
 from sdap_lite.__main__ import app
 
-COMMANDS = ["prune", "evaluate", "export", "data", "grade"]
+COMMANDS = ["prune", "evaluate", "export", "data", "experiment", "grade"]
 
 
 def run(*arguments: object) -> Any:
@@ -138,6 +140,20 @@ def test_network_of_ones_own(tree: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert type(load(tmp_path / "small", models.ResNet(8, classes=2, width=4))) is models.ResNet
 
 
+def test_rate_in_latency(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that takes a nanosecond a MAC."""
+
+    def timed(model: nn.Module, graph: ChannelGraph) -> ChannelGraph:
+        return time_layers(model, graph, points=2, repeats=1, timer=lambda module, x: count_macs(module, x) * 1e-9)
+
+    monkeypatch.setattr(importlib.import_module("sdap_lite.train"), "time_layers", timed)
+    images = ["--data", "folder", "--root", tree, "--size", 16]
+    result = run("prune", "--unit", "latency", *images, "--epochs", 1, "--rate", 0.5, "--out", tmp_path / "small")
+    assert result.exit_code == 0, result.output
+    assert "removed, 50.00% of latency asked for" in result.output
+    assert re.search(r"  latency +\d+\.\d{3} ms -> +\d+\.\d{3} ms  \(5\d\.\d\d% gone\)\n  measured +\d+\.\d{3} ms -> +\d+\.\d{3} ms", result.output)
+
+
 def test_network_of_torchvision(tree: Path, tmp_path: Path) -> None:
     images = ["--data", "folder", "--root", tree, "--size", 32]
     result = run("prune", "--net", "torchvision:squeezenet1_1", *images, "--epochs", 1, "--rate", 0.3, "--out", tmp_path / "small")
@@ -165,7 +181,7 @@ def test_unknown_images_are_refused(tmp_path: Path) -> None:
 def test_wrong_settings_are_refused(tree: Path, tmp_path: Path) -> None:
     images = ["--data", "folder", "--root", tree, "--size", 16, "--out", tmp_path / "small"]
     assert "rate must be the share that is removed" in refused("prune", "--rate", 75, *images)
-    assert "unit must be one of params, macs, channels, got 'flops'" in refused("prune", "--unit", "flops", *images)
+    assert "unit must be one of params, macs, channels, latency, got 'flops'" in refused("prune", "--unit", "flops", *images)
     assert "epochs must be a whole number from 1 on, got 0" in refused("prune", "--epochs", 0, *images)
     assert "resume must name a folder with a checkpoint.pt in it" in refused("prune", "--resume", tmp_path / "nowhere", *images)
     assert not list(tmp_path.glob("small*"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from nets import build
 from torch import nn
 
-from sdap_lite import accuracy, count_params, models
+from sdap_lite import _torchvision, accuracy, count_params, models
 from sdap_lite.data import load
 from sdap_lite.layers import ChannelPad
 
@@ -97,12 +98,24 @@ def test_shortcut_adds_what_it_says() -> None:
         torch.testing.assert_close(block(x), block.shortcut(x))
 
 
+# torchvision's own
+
+
+def test_stock_network_is_the_one_of_torchvision() -> None:
+    wanted = _torchvision.load().models.mobilenet_v2(num_classes=7, width_mult=0.25)
+    found = models.stock("mobilenet_v2", num_classes=7, width_mult=0.25)
+    assert type(found) is type(wanted)
+    assert {k: v.shape for k, v in found.state_dict().items()} == {k: v.shape for k, v in wanted.state_dict().items()}
+    with pytest.raises(ValueError, match="Unknown model magic"):
+        models.stock("magic")
+
+
 # Weights that come with the library
 
 
 @pytest.mark.parametrize(("net", "name"), PRETRAINED)
 def test_pretrained_weights_are_what_their_card_says(net: str, name: str) -> None:
-    model = getattr(models, net)(pretrained=name)
+    model = getattr(models, net, partial(models.stock, net))(pretrained=name)
     assert all(p.dtype == torch.float32 for p in model.parameters())
     assert all(torch.isfinite(t).all() for t in model.state_dict().values())
     path = Path(models.__file__).parent / f"bundled/{net}-{name}"
@@ -129,3 +142,7 @@ def test_unknown_weights_are_refused() -> None:
         models.resnet20(pretrained="mnist")
     with pytest.raises(ValueError, match=r"pretrained must be one of \(none for this network\) for densenet40, got 'cifar10'"):
         models.densenet40(pretrained="cifar10")
+    with pytest.raises(ValueError, match="pretrained must be one of imagenette for mobilenet_v2, got 'cifar10'"):
+        models.stock("mobilenet_v2", pretrained="cifar10")
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        models.stock("mobilenet_v2", pretrained="imagenette", num_classes=7)

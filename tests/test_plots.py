@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from nets import EXAMPLE, build, pictures
 
 from sdap_lite import plots, report, trace
+from sdap_lite.measure import Latency
 
 BUILDERS = {"new_figure", "footnote"}  # what figures are made of
 FIGURES = {
@@ -58,6 +59,7 @@ def examples() -> dict[str, Callable[[], Figure]]:
         "recovery": lambda: plots.recovery([0, 10], {"labels": [[0.1, 0.5], [0.1, 0.6]]}, 0.8, NOTE),
         "run_by_step": lambda: plots.run_by_step([{"removed": i / 8, "loss": 1.0, "seconds": 0.1} for i in range(6)], 4, 0.5, NOTE),
         "kept_by_step": lambda: plots.kept_by_step([{"a": torch.rand(4) > 0.5, "b": torch.rand(8) > 0.5}] * 3, 2, NOTE),
+        "newly_wrong": lambda: plots.newly_wrong(pictures().test, "abcd", pictures().test.labels, (pictures().test.labels + 1) % 4, NOTE, most=3),
         "epochs_by_seed": lambda: plots.epochs_by_seed(runs, {"vgg": 0.8, "resnet20": 0.9}, NOTE),
         "cut_by_hand": lambda: plots.cut_by_hand(torch.rand(8, 3, 3, 3), torch.rand(8, 4), torch.rand(6, 8, 3, 3), 5),
         "leaks": lambda: plots.leaks({"ReLU": {"filter": torch.rand(8)}, "Sigmoid": {"filter": torch.rand(8)}}, NOTE),
@@ -66,6 +68,7 @@ def examples() -> dict[str, Callable[[], Figure]]:
         "shares_left": lambda: plots.shares_left({"small": {"MACs": 0.3, "time": 0.5}}, {"small": {"MACs": 0.0, "time": 0.1}}, NOTE),
         "drift": lambda: plots.drift({"sliced": [0.0, 1e-15], "fresh": [0.1, 0.2]}, [0.3, 0.5], NOTE),
         "channel_map": lambda: plots.channel_map(graph, {name: torch.ones(len(g), dtype=torch.bool) for name, g in graph.prunable.items()}),
+        "latencies": lambda: plots.latencies({"PyTorch": {"dense": Latency(9.0, 0.5)}, "other": {"dense": Latency(4.0, 0.2), "int8": Latency(2.0, 0.1)}}, NOTE),
     }
 
 
@@ -96,7 +99,7 @@ def test_figure_is_drawn_and_labelled(name: str) -> None:
     assert isinstance(figure, Figure)
     figure.canvas.draw()
     shown = [axes for axes in figure.axes if axes.axison]
-    assert shown or name == "image_grid", "only images have no axes"
+    assert shown or name in ("image_grid", "newly_wrong"), "only images have no axes"
     for axes in shown:
         if axes.get_label() != "<colorbar>":
             assert is_labelled(axes, figure, "x"), name
@@ -144,3 +147,23 @@ def test_channel_map_shows_each_group_and_what_may_go() -> None:
     (short,) = plots.channel_map(graph, most=2).axes
     assert len(short.get_yticklabels()) == 2
     assert "of which the first 2 are drawn" in short.get_title()
+
+
+def test_newly_wrong_shows_what_was_right_before() -> None:
+    split = pictures().test
+    before, after = split.labels.clone(), split.labels.clone()
+    before[0] += 1  # was wrong, is right
+    after[2] = (after[2] + 1) % 4  # was right, is wrong
+    figure = plots.newly_wrong(split, ["cat", "dog", "ship", "frog"], before, after, NOTE, most=3)
+    drawn = [axes for axes in figure.axes if axes.images]
+    assert [int(axes.images[0].get_array()[0, 0, 0]) for axes in drawn] == [int(split.images[2, 0, 0, 0])]
+    assert f"1 of {len(split)} newly wrong, 1 newly right" in figure.get_supxlabel()
+    with pytest.raises(ValueError, match="there must be an image that is newly named wrongly, found none"):
+        plots.newly_wrong(split, ["cat", "dog", "ship", "frog"], before, split.labels, NOTE)
+
+
+def test_latencies_are_bars_of_their_heights_and_names() -> None:
+    figure = plots.latencies({"PyTorch": {"dense": Latency(9.0, 0.5)}, "other": {"dense": Latency(4.0, 0.2), "int8": Latency(2.0, 0.1)}}, NOTE)
+    assert [[patch.get_height() for patch in axes.patches] for axes in figure.axes] == [[9.0], [4.0, 2.0]]
+    assert [axes.lines[-1].get_ydata()[0] for axes in figure.axes] == [9.0, 4.0], "the baseline is the first network's"
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"dense", "int8", "as dense"}

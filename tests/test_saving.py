@@ -34,10 +34,12 @@ def files(path: Path) -> tuple[Path, Path]:
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Changes a recipe by hand."""
+    """Changes a recipe by hand, with the right checksum."""
     recipe = files(path)[1]
     card = json.loads(recipe.read_text())
     change(card)
+    rest = {k: v for k, v in card.items() if k != "recipe"}
+    card["recipe"] = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
     recipe.write_text(json.dumps(card))
 
 
@@ -114,7 +116,7 @@ def test_saving_again_replaces_both_files(saved: Path) -> None:
 
 def test_recipe_holds_numbers_and_names_only(saved: Path) -> None:
     card = json.loads(files(saved)[1].read_text())
-    assert card.keys() == {"format", "class", "sha256", "modules"}
+    assert card.keys() == {"format", "class", "sha256", "modules", "recipe"}
     assert (card["format"], card["class"]) == ("sdap_lite 1", "ResNet")
     for module in card["modules"].values():
         assert all(type(v) is int for k, v in module.items() if k != "class")
@@ -162,6 +164,41 @@ def test_truncated_weights_are_refused(saved: Path, length: int) -> None:
     exchange(saved, content)
     with pytest.raises(ValueError, match=r"net.safetensors must be a safetensors file, but cannot be read as one"):
         load(saved, build("resnet-pad"))
+
+
+@pytest.mark.parametrize("ending", [0, 1], ids=["weights", "recipe"])
+def test_damage_anywhere_is_found(saved: Path, ending: int) -> None:
+    """One bit of one byte, at every 97th place; where the recipe's meaning is the same all the same, the model is."""
+    path, stock, wanted = files(saved)[ending], build("resnet-pad"), fingerprint(load(saved, build("resnet-pad")))
+    content, reasons = path.read_bytes(), list[str]()
+    for place in range(0, len(content), 97):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            assert_same_bits(load(saved, stock), wanted)
+        except ValueError as error:
+            reasons.append(str(error))
+    assert all(path.name in reason for reason in reasons)
+    assert len(reasons) >= 0.9 * (len(content) // 97), "only what JSON does not care for, blanks, goes unnoticed"
+
+
+@pytest.mark.parametrize("length", [0, 1, 300, -2, -40])
+def test_truncated_recipe_is_refused(saved: Path, length: int) -> None:
+    recipe = files(saved)[1]
+    recipe.write_text(recipe.read_text()[:length])
+    with pytest.raises(ValueError, match=r"net.json must be a recipe, but cannot be read as one"):
+        load(saved, build("resnet-pad"))
+
+
+def test_changed_recipe_is_refused_though_every_tensor_fits(tmp_path: Path) -> None:
+    """A group norm's count of groups, or a shortcut's zeros, are in no tensor's shape."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(4, 8), nn.Conv2d(8, 5, 1))
+    save(net, tmp_path / "net")
+    recipe = files(tmp_path / "net")[1]
+    recipe.write_text(recipe.read_text().replace('"num_groups": 4', '"num_groups": 2'))
+    with pytest.raises(ValueError, match=r"net.json must be as save\(\) wrote it, but its checksum differs: it was damaged or changed"):
+        load(tmp_path / "net", net)
 
 
 def test_foreign_weights_are_refused(saved: Path, tmp_path: Path) -> None:

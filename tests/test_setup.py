@@ -77,7 +77,7 @@ def test_one_repository_address() -> None:
     owner, name = PROJECT["urls"]["Repository"].removeprefix("https://github.com/").split("/")
     assert CONFIG["repository"]["url"] == PROJECT["urls"]["Repository"]
     assert CONFIG["html"]["baseurl"] == PROJECT["urls"]["Book"] == f"https://{owner}.github.io/{name}/"
-    mentioned = re.compile(r"github\.com(?:/github)?/([\w.-]+/sdap[\w-]*)")
+    mentioned = re.compile(r"(?:github\.com|google\.com/github)/([\w.-]+/sdap[\w-]*)")
     for path in files():
         for address in mentioned.findall(path.read_text()):
             assert address == f"{owner}/{name}", path
@@ -103,6 +103,21 @@ def test_contents_name_every_chapter() -> None:
     listed = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
     there = {path.stem for path in [*NOTEBOOKS, *(ROOT / "book").glob("*.md")]}
     assert sorted(listed) == sorted(there)
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    reference = (ROOT / "book/api.md").read_text()
+    named = set(re.findall(r"auto(?:function|class|exception|data|module):: [\w.]*?(\w+)$", reference, re.MULTILINE))
+    assert set(sdap_lite.__all__) <= named
+    assert {"data", "measure", "models", "plots", "saving"} <= named
+
+
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem[0].isdigit()], ids=lambda path: path.stem)
+def test_chapter_links_to_glossary_and_reference(path: Path) -> None:
+    prose = "".join("".join(cell["source"]) + "\n\n" for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "markdown")
+    assert "](glossary.md#" in prose
+    summary = prose.partition("## Summary")[2].partition("\n## ")[0]
+    assert re.search(r"^In the library: .*\(api\.md#", summary, re.MULTILINE), "a chapter's summary names its part of the reference"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import sdap_lite
 from sdap_lite import Images, Result, Split, TraceError, accuracy, cost, count_params, largest_rate, models, prune, schedule, threshold, trace, train
 from sdap_lite.checkpoint import NAME, read_checkpoint
-from sdap_lite.train import learning_rate, norm_scales
+from sdap_lite.train import learning_rate
 
 loop = importlib.import_module("sdap_lite.train")  # sdap_lite.train is the function
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 16, "lr": 0.01, "mode": "fp32", "device": "cpu", "progress": False}
@@ -358,18 +358,6 @@ def test_teacher_is_the_pretrained_network_itself() -> None:
     assert not torch.equal(given[0].model.fc.bias, given[2].model.fc.bias)
 
 
-def test_frozen_rule_starts_from_the_norms_scales() -> None:
-    model = build("vgg")
-    graph = trace(model, EXAMPLE)
-    scales = norm_scales(model, graph)
-    for name, found in scales.items():
-        index = int(name.split(".")[1])
-        assert torch.equal(found, model.features[index + 1].weight.detach().abs())
-    result = prune(model, pictures(classes=10), rate=0.5, rule="frozen", **QUICK)
-    wanted = threshold(graph, scales, 0.5)
-    assert all(torch.equal(result.kept[n], wanted[n]) for n in wanted)
-
-
 # Checkpoints
 
 
@@ -568,7 +556,7 @@ def test_wrong_arguments_are_refused(monkeypatch: pytest.MonkeyPatch, run: Calla
         ({"rate": -0.5}, "rate must be the share that is removed, a number from 0 to below 1, got -0.5"),
         ({"rate": "0.75"}, "rate must be the share that is removed, a number from 0 to below 1, got '0.75'"),
         ({"rate": 0.999}, r"rate must be at most 0\.9\d{3} for this network, where every layer keeps one channel, got 0\.999"),
-        ({"unit": "flops"}, "unit must be one of params, macs, channels, got 'flops'"),
+        ({"unit": "flops"}, "unit must be one of params, macs, channels, latency, got 'flops'"),
         ({"alpha": 1.5}, r"alpha must lie between 0 and 1, got 1\.5"),
         ({"alpha": math.nan}, "alpha must lie between 0 and 1, got nan"),
         ({"ramp": -0.1}, r"ramp must lie between 0 and 1, got -0\.1"),
@@ -651,9 +639,8 @@ def test_unreachable_rate_names_the_largest() -> None:
 def test_ramp_follows_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     """At every look the gates are closed to the schedule's rate, and once for all when it is reached."""
     asked: list[float] = []
-    close_to = sdap_lite.Gates.close_to
-    monkeypatch.setattr(sdap_lite.Gates, "close_to", lambda self, rate, **k: asked.append(rate) or close_to(self, rate, **k))
+    monkeypatch.setattr(loop, "threshold", lambda graph, scores, rate, **k: asked.append(rate) or threshold(graph, scores, rate, **k))
     prune(build("resnet-pad"), pictures(), rate=0.6, ramp=0.5, **{**QUICK, "epochs": 8, "batch_size": 8})
     steps = 8 * 6
     wanted = [schedule(step / steps, 0.6, 0.5) for step in range(0, steps // 2, loop.CLOSE_EVERY)]
-    assert asked == pytest.approx(wanted)
+    assert asked == pytest.approx([*wanted, 0.6])

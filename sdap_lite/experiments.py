@@ -1,0 +1,433 @@
+"""Recipes: a dense network, the ways to prune it, and a record of what came of each. Chapters 8 and 11.
+
+    python -m sdap_lite experiment rivals-vgg --seeds 3
+
+trains the dense network (or takes the shipped weights), prunes it by each arm of the recipe at each
+rate with each seed, and writes ``NAME.json``: a card with all that the figures depend on, the dense
+network, and a row for each pruning. Rows are written as they come. A killed command goes on where it
+was: finished rows are not run again, an unfinished one goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import platform
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import __version__, _torchvision, baselines, data, models, saving
+from .channels import trace
+from .checkpoint import NAME, read_checkpoint, write_atomically
+from .data import Images
+from .graph import ChannelGraph
+from .measure import accuracy, best_device, count_macs, count_params, latency
+from .train import Result, prune, train
+from .variants import Variant
+
+__all__ = ["NETS", "RECIPES", "SCORES", "Recipe", "run"]
+
+MODE = "bf16-channels-last"  # fixed, so that the figures do not depend on what a busy machine measured
+RESULTS = Path("book/results")
+
+NETS: dict[str, Callable[..., nn.Module]] = {
+    "vgg": models.vgg,  # a quarter of the paper's width
+    "vgg-half": partial(models.vgg, width=32),
+    "vgg-full": partial(models.vgg, width=64),
+    "resnet20": models.resnet20,
+    "resnet56": models.resnet56,
+    "mobilenetv2-half": partial(models.mobilenetv2, width=0.5),
+    "mobilenetv2": models.mobilenetv2,
+    "densenet40": models.densenet40,
+    "torchvision:resnet18": lambda in_channels, classes: _torchvision.load().models.resnet18(num_classes=classes),
+    "torchvision:mobilenet_v2": lambda in_channels, classes: _torchvision.load().models.mobilenet_v2(num_classes=classes),
+}
+
+# Ways to fill the score vector before pruning: model, graph, images, seed -> scores
+SCORES: dict[str, Callable[[nn.Module, ChannelGraph, Images, int], dict[str, Tensor]]] = {
+    "batch-norm scale": lambda model, graph, images, seed: baselines.norm_scales(model, graph),
+    "L1": lambda model, graph, images, seed: baselines.l1(model, graph),
+    "uniform L1": lambda model, graph, images, seed: baselines.uniform(baselines.l1(model, graph)),
+    "Taylor": lambda model, graph, images, seed: baselines.taylor(model, graph, images, seed=seed),
+    "random": lambda model, graph, images, seed: baselines.random(graph, seed=seed),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment.
+
+    Attributes:
+        net: a key of :data:`NETS`.
+        data: an image set of :func:`sdap_lite.data.load`.
+        epochs: of pruning.
+        arms: by name, what each does differently: arguments of :func:`sdap_lite.prune`, of which ``scores`` names
+            one of :data:`SCORES`, ``teacher`` one of :data:`NETS` and ``variant`` the fields of a
+            :class:`sdap_lite.variants.Variant`; ``net``; or ``scratch``, to train the small
+            network of another arm from random weights.
+        rates: to prune at.
+        images: training images; default: all.
+        size: pixels a side; default: the set's own.
+        all_validation: whether all held-out images validate where fewer are trained on than there are.
+        dense: epochs that train the dense network; 0 takes the shipped weights.
+        dense_lr: its learning rate.
+    """
+
+    net: str
+    data: str
+    epochs: int
+    arms: dict[str, dict[str, Any]]
+    rates: tuple[float, ...] = (0.75, 0.9)
+    images: int | None = None
+    size: int | None = None
+    dense: int = 0
+    dense_lr: float = 0.1
+    all_validation: bool = False
+
+    def __str__(self) -> str:
+        dense = f"{self.dense} epochs dense" if self.dense else "shipped weights"
+        images = "" if self.images is None else f", {self.images:,} images"
+        return f"{self.net} on {self.data}{images}: {dense}, {self.epochs} epochs at {' and '.join(f'{r:g}' for r in self.rates)}, {len(self.arms)} arms"
+
+
+def _fixed(scores: str, **others: Any) -> dict[str, Any]:
+    """A rival whose scores are taken once and compared as they are."""
+    return {"rule": "frozen", "cost_power": 0.0, "scores": scores, **others}
+
+
+RIVALS: dict[str, dict[str, Any]] = {
+    "sdap": {},
+    "sdap without distillation": {"alpha": 0.0},
+    "sdap without learned gates": {"rule": "frozen"},
+    "batch-norm slimming": _fixed("batch-norm scale"),
+    "global L1": _fixed("L1"),
+    "uniform L1": _fixed("uniform L1"),
+    "Taylor": _fixed("Taylor"),
+    "random": _fixed("random"),
+    "two stages": _fixed("Taylor", ramp=0.0),
+    "from scratch": {"scratch": "sdap", "lr": 0.1},
+}
+BIGGER_TEACHER = {"bigger teacher": {"teacher": "vgg-half"}}
+# How a gate's score may learn: chapters 2 to 5
+GATE_RULES = {
+    f"{rule}, cost power {power:g}, alpha {alpha:g}": {"rule": rule, "cost_power": power, "alpha": alpha}
+    for rule, power, alpha in [
+        ("frozen", 0.0, 0.9),
+        ("frozen", 0.5, 0.9),
+        ("straight-through", 0.0, 0.9),
+        ("straight-through", 0.5, 0.9),
+        ("rms", 0.0, 0.9),
+        ("rms", 0.5, 0.9),
+        ("rms", 1.0, 0.9),
+        ("rms", 0.5, 0.0),
+    ]
+}
+# The open questions, each as one change to the defaults; chosen on validation images: chapter 11
+ABLATION: dict[str, dict[str, Any]] = {
+    "sdap": {},
+    "start: batch-norm scale": {"scores": "batch-norm scale"},
+    "start: Taylor": {"scores": "Taylor"},
+    "decay 0.9": {"variant": {"decay": 0.9}},
+    "decay 0.999": {"variant": {"decay": 0.999}},
+    "gradient of the labels' loss": {"variant": {"labels": True}},
+    "cost power 0": {"cost_power": 0.0},
+    "cost power 1": {"cost_power": 1.0},
+    "current costs": {"variant": {"current_costs": True}},
+    "current costs, power 1": {"cost_power": 1.0, "variant": {"current_costs": True}},
+    "floor 0.1": {"variant": {"floor": 0.1}},
+    "noise 0.3": {"variant": {"noise": 0.3}},
+    "ramp 0.3": {"ramp": 0.3},
+    "ramp 0.7": {"ramp": 0.7},
+    "alpha 0.5": {"alpha": 0.5},
+    "alpha 1": {"alpha": 1.0},
+    "temperature 2": {"temperature": 2.0},
+    "learning rate 0.01": {"lr": 0.01},
+    "learning rate 0.05": {"lr": 0.05},
+    "restart": {"variant": {"restart": True}},
+    "recalibrate": {"variant": {"recalibrate": 20}},
+}
+
+RECIPES: dict[str, Recipe] = {
+    # Hours on one CPU core, from shipped weights
+    "gate_rules": Recipe("vgg", "cifar10", 3, GATE_RULES, images=15_000),
+    "headline": Recipe("vgg", "cifar10", 40, {"vgg": {}, "resnet20": {"net": "resnet20", "epochs": 10}}, rates=(0.75,)),
+    "rivals-fashion": Recipe("vgg", "fashion-mini", 3, RIVALS),
+    "rivals-vgg": Recipe("vgg", "cifar10", 3, {**RIVALS, **BIGGER_TEACHER}, images=15_000),
+    "rivals-resnet20": Recipe("resnet20", "cifar10", 3, {**RIVALS, **BIGGER_TEACHER}, images=15_000),
+    "ablation-vgg": Recipe("vgg", "cifar10", 3, ABLATION, images=15_000, all_validation=True),
+    # The same extra epochs without pruning say what the extra epochs alone give
+    "headline-vgg-half": Recipe("vgg-half", "cifar10", 12, {"sdap": {}, "dense, trained on": {"rate": 0.0}}, rates=(0.9,), dense=30),
+}
+# For a GPU. On CIFAR-10 and CIFAR-100: dense epochs, their learning rate, epochs of pruning
+CIFAR: dict[str, tuple[int, float, int]] = {
+    "vgg": (160, 0.1, 120),
+    "vgg-half": (160, 0.1, 120),
+    "vgg-full": (160, 0.1, 120),
+    "resnet20": (200, 0.1, 160),
+    "resnet56": (200, 0.1, 160),
+    "mobilenetv2-half": (200, 0.05, 160),
+    "mobilenetv2": (200, 0.05, 160),
+    "densenet40": (200, 0.1, 160),
+}
+RECIPES |= {
+    f"{net}-{images}": Recipe(net, images, epochs, RIVALS, dense=dense, dense_lr=lr)
+    for net, (dense, lr, epochs) in CIFAR.items()
+    for images in ("cifar10", "cifar100")
+}
+RECIPES |= {
+    "resnet18-imagenette": Recipe("torchvision:resnet18", "imagenette", 60, RIVALS, size=64, dense=100, dense_lr=0.1),
+    "mobilenetv2-imagenette": Recipe("torchvision:mobilenet_v2", "imagenette", 60, RIVALS, size=64, dense=100, dense_lr=0.05),
+    "resnet18-imagenet64": Recipe("torchvision:resnet18", "imagenet64", 20, RIVALS, dense=40, dense_lr=0.1),
+    "vgg-full-imagenet32": Recipe("vgg-full", "imagenet32", 20, RIVALS, dense=40, dense_lr=0.05),
+}
+
+
+def run(
+    name: str,
+    *,
+    seeds: int = 3,
+    out: str | Path = RESULTS,
+    work: str | Path | None = None,
+    scale: float = 1.0,
+    arms: tuple[str, ...] = (),
+    teacher: str | Path | None = None,
+    root: str | Path | None = None,
+    progress: bool = True,
+) -> Iterator[str]:
+    """Runs a recipe, as far as its file does not hold the rows yet.
+
+    Args:
+        name: a key of :data:`RECIPES`.
+        seeds: how many, from 0 on; the dense network is trained once, with seed 0.
+        out: the folder of ``NAME.json``.
+        work: a folder for checkpoints and pruned networks; default: ``runs/NAME``.
+        scale: the share of the epochs and of the training images, for a smaller machine.
+        arms: which ones; default: all.
+        teacher: a checkpoint's folder, of the bigger teacher; without it the arm that asks for it is left out.
+        root: where the images are (:func:`sdap_lite.data.load`).
+        progress: whether runs show how far they are.
+
+    Yields:
+        A line for each row, when it is written or left out.
+
+    Raises:
+        ValueError: an argument won't do, or the file holds rows that were measured otherwise.
+    """
+    if seeds < 1:
+        raise ValueError(f"seeds must be a whole number from 1 on, got {seeds!r}")
+    experiment = _Experiment(name, Path(out), Path(work or Path("runs") / name), scale, root, progress)
+    if teacher is not None:
+        experiment.read_teacher(Path(teacher))
+    unknown = [arm for arm in arms if arm not in experiment.recipe.arms]
+    if unknown:
+        raise ValueError(f"arms must be some of {', '.join(experiment.recipe.arms)}, got {', '.join(unknown)}")
+    chosen = {arm: different for arm, different in experiment.recipe.arms.items() if not arms or arm in arms}
+    return experiment.rows_to_come(chosen, range(seeds))
+
+
+class _Experiment:
+    """A recipe at a scale, its images, its dense networks, and the rows so far."""
+
+    def __init__(self, name: str, out: Path, work: Path, scale: float, root: str | Path | None, progress: bool) -> None:
+        if name not in RECIPES:
+            raise ValueError(f"name must be one of {', '.join(RECIPES)}, got {name!r}")
+        if not 0 < scale <= 1:
+            raise ValueError(f"scale must be above 0 and at most 1, got {scale!r}")
+        self.name, self.scale, self.work, self.progress = name, scale, work, progress
+        self.recipe = recipe = _scaled(RECIPES[name], scale)
+        self.full = data.load(recipe.data, root, size=recipe.size)
+        count = round(scale * len(self.full.hold_out()[1])) if scale < 1 and recipe.images is None else recipe.images
+        self.images = self.full if count is None else self.full.limit(count, len(self.full.test))
+        if recipe.all_validation:
+            self.images = replace(self.images, validation=self.full.hold_out()[0])
+        self.example = torch.zeros(1, *self.images.train.images.shape[1:])
+        self.path = out / f"{name}.json"
+        self.card = self.about()
+        self.nets: dict[str, nn.Module] = {}  # dense ones, by name
+        self.teacher: nn.Module | None = None
+        self.dense: dict[str, dict[str, Any]] = {}
+        self.rows: list[dict[str, Any]] = []
+        self.read()
+
+    def read_teacher(self, folder: Path) -> None:
+        """The bigger teacher, from the checkpoint of its training."""
+        nets = {arm["teacher"] for arm in self.recipe.arms.values() if "teacher" in arm}
+        if not nets:
+            raise ValueError(f"teacher must go with a recipe that has an arm for it, but {self.name} has none")
+        (net,) = nets
+        self.teacher = self.build(net)
+        try:
+            self.teacher.load_state_dict(read_checkpoint(folder)["model"])
+        except RuntimeError as error:
+            raise ValueError(f"teacher must hold the weights of {net}, but {folder} has others: {error}") from error
+
+    def about(self) -> dict[str, Any]:
+        """All that the figures depend on."""
+        held_out, training = (f"{len(part):,}" for part in self.images.hold_out())
+        device = f"{torch.cuda.get_device_name()} GPU" if torch.cuda.is_available() else f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
+        recipe = {key: value for key, value in vars(self.recipe).items() if key not in ("arms", "images", "size", "all_validation")}
+        return {
+            "command": f"python -m sdap_lite experiment {self.name}" + ("" if self.scale == 1 else f" --scale {self.scale:g}"),
+            "commit": _commit(),
+            "data": f"{self.full.note}: {training} training images, {held_out} others for validation, all {len(self.full.test):,} test images",
+            "settings": {**recipe, "rates": list(self.recipe.rates), "size": self.full.train.images.shape[-1], "mode": MODE},
+            "scale": self.scale,
+            "dense test": {},
+            "parameters": {},
+            "hardware": device,
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "sdap_lite": __version__},
+        }
+
+    def read(self) -> None:
+        """Takes over the rows that the file has already; another process may have added some."""
+        if not self.path.exists():
+            return
+        found = json.loads(self.path.read_text())
+        differ = [key for key in ("data", "settings", "scale") if found["card"].get(key) != self.card[key]]
+        if differ:
+            was = ", ".join(f"{key} was {found['card'].get(key)!r} and is now {self.card[key]!r}" for key in differ)
+            raise ValueError(f"all rows of {self.path} must be measured alike, but {was}: choose another folder with out=")
+        self.dense, self.rows = found.get("dense", {}) | self.dense, found["rows"]
+        for key in ("dense test", "parameters"):
+            self.card[key] = found["card"][key] | self.card[key]
+
+    def write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"card": self.card, "dense": self.dense, "rows": self.rows}, indent=1) + "\n"
+        write_atomically(self.path, lambda path: Path(path).write_text(text))
+
+    def rows_to_come(self, arms: dict[str, dict[str, Any]], seeds: range) -> Iterator[str]:
+        """Measures what is missing, a seed at a time, so that a file that is not finished has all arms of the seeds it has."""
+        for seed, rate, (arm, different) in itertools.product(seeds, self.recipe.rates, arms.items()):
+            settings = self.settings(different, rate, seed)
+            label = f"{arm}, rate {settings['rate']:g}, seed {seed}"
+            if any(row.get("arm", arm) == arm and all(row.get(k) == v for k, v in settings.items()) for row in self.rows):
+                continue
+            if "teacher" in settings and self.teacher is None:
+                yield f"{label}: left out, since it needs the weights of {settings['teacher']} (--teacher)"
+                continue
+            row = self.measure(arm, settings)
+            self.read()
+            self.rows.append(row)
+            self.write()
+            yield f"{label}: {row['test']:.2%} of the test images, {row['achieved']:.2%} of the parameters gone, {row['seconds']:.0f} s"
+
+    def settings(self, different: dict[str, Any], rate: float, seed: int) -> dict[str, Any]:
+        """All that a row depends on, beside the card."""
+        scaled = {"epochs": _epochs(different["epochs"], self.scale)} if "epochs" in different else {}
+        return {"net": self.recipe.net, "epochs": self.recipe.epochs, "rate": rate, **different, **scaled, "seed": seed}
+
+    def measure(self, arm: str, settings: dict[str, Any]) -> dict[str, Any]:
+        """One row."""
+        dense = self.dense_net(settings["net"])
+        result = self.scratch(dense, settings) if "scratch" in settings else self.prune(dense, settings)
+        model = result.model.cpu()
+        saving.save(model, self.folder(settings) / "pruned")
+        size, before = self.size(model), self.dense[settings["net"]]
+        return {
+            "arm": arm,
+            **settings,
+            "test": result.test,
+            "validation": result.history[-1]["validation"],
+            "achieved": 1 - size["params"] / before["params"],
+            "macs removed": 1 - size["macs"] / before["macs"],
+            **size,
+            "widths": {} if result.report is None else {name: kept for name, (kept, _) in result.report.widths.items()},
+            **_course(result.history),
+        }
+
+    def size(self, model: nn.Module) -> dict[str, Any]:
+        """What a network costs; the latency is that of one image on one thread."""
+        time = latency(model, self.example)
+        return {
+            "params": count_params(model),
+            "macs": count_macs(model, self.example),
+            "milliseconds": round(time.median, 3),
+            "milliseconds spread": round(time.spread, 3),
+        }
+
+    def prune(self, dense: nn.Module, settings: dict[str, Any]) -> Result:
+        """The pruning that a row's settings ask for."""
+        arguments = {k: v for k, v in settings.items() if k not in ("net", "scratch")}
+        if "scores" in arguments:
+            arguments["scores"] = SCORES[arguments["scores"]](dense, trace(dense, self.example), self.images, settings["seed"])
+        if "variant" in arguments:
+            arguments["variant"] = Variant(**arguments["variant"])
+        if "teacher" in arguments:
+            arguments["teacher"] = self.teacher
+        return prune(dense, self.images, **arguments, **self.going_on(self.folder(settings)))
+
+    def scratch(self, dense: nn.Module, settings: dict[str, Any]) -> Result:
+        """The small network of another arm (its checkpoint is there, else it is run again), trained from random weights."""
+        other = self.settings(self.recipe.arms[settings["scratch"]], settings["rate"], settings["seed"])
+        pruned = self.prune(dense, other)
+        fresh = baselines.reinitialise(pruned.model, seed=settings["seed"])
+        arguments = {key: settings[key] for key in ("epochs", "lr", "seed")}
+        trained = train(fresh, self.images, **arguments, **self.going_on(self.folder(settings)))
+        return replace(trained, report=pruned.report)
+
+    def dense_net(self, net: str) -> nn.Module:
+        """The network before pruning: shipped, or trained here with seed 0; what it is worth is put down once."""
+        if net not in self.nets:
+            recipe = self.recipe
+            history: list[dict[str, float]] = []
+            model = self.build(net, **({} if recipe.dense else {"pretrained": recipe.data}))
+            if recipe.dense:
+                history = train(model, self.images, epochs=recipe.dense, lr=recipe.dense_lr, seed=0, **self.going_on(self.work / "dense-seed0")).history
+            model = model.to(best_device()).eval()
+            worth = {"test": accuracy(model, self.images), "validation": accuracy(model, self.images, split=self.images.hold_out()[0])}
+            self.nets[net] = model.cpu()
+            self.dense[net] = {**worth, **self.size(model), **_course(history)}
+            self.card["dense test"][net], self.card["parameters"][net] = worth["test"], self.dense[net]["params"]
+        return self.nets[net]
+
+    def build(self, net: str, **pretrained: str) -> nn.Module:
+        torch.manual_seed(0)
+        return NETS[net](in_channels=self.example.shape[1], classes=len(self.images.classes), **pretrained)
+
+    def folder(self, settings: dict[str, Any]) -> Path:
+        """Where a row's checkpoint lies: its settings are the name."""
+        words = [str(settings["net"]), *(f"{key}-{value}" for key, value in settings.items() if key != "net")]
+        return self.work / re.sub(r"[^\w.-]+", "-", "_".join(words))
+
+    def going_on(self, folder: Path) -> dict[str, Any]:
+        """Arguments of a run that goes on from its checkpoint, where there is one."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return {"mode": MODE, "checkpoint": folder, "resume": folder if (folder / NAME).is_file() else None, "progress": self.progress}
+
+
+# ---------------------------------------------------------------------------------------------
+
+
+def _scaled(recipe: Recipe, scale: float) -> Recipe:
+    """The recipe with a share of its epochs and images."""
+    images = None if recipe.images is None else round(scale * recipe.images)
+    return replace(recipe, epochs=_epochs(recipe.epochs, scale), dense=_epochs(recipe.dense, scale), images=images)
+
+
+def _epochs(count: int, scale: float) -> int:
+    """A share of the epochs, at least one where there are any."""
+    return max(min(count, 1), round(scale * count))
+
+
+def _course(history: list[dict[str, float]]) -> dict[str, Any]:
+    """How long a run took, over all its sessions, and its epochs."""
+    seconds = round(sum(record["seconds"] for record in history), 1)
+    return {"seconds": seconds, "history": [{key: round(value, 4) for key, value in record.items()} for record in history]}
+
+
+def _commit() -> str:
+    """The version of the code, where it lies in a clone."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown: not run from a clone"

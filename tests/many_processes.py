@@ -1,0 +1,60 @@
+"""Two runs, as one of several processes: ``torchrun --nproc-per-node 2 many_processes.py FOLDER``."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from nets import build, pictures
+from torch import nn
+
+from sdap_lite import prune
+from sdap_lite.team import team
+from sdap_lite.train import _Training
+
+# 43 images to train on, 9 a step: shares of 5 and 4, and of 4 and 3 in the last step
+SETTINGS: dict[str, Any] = {"rate": 0.6, "epochs": 4, "ramp": 0.45, "batch_size": 9, "lr": 0.01, "mode": "fp32", "device": "cpu", "progress": False}
+
+
+def without_batch_norm() -> nn.Module:
+    """A network that treats a share of a batch as it treats the batch."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 16, 3, padding=1), nn.GroupNorm(4, 16), nn.ReLU()]
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, len(pictures().classes)))
+
+
+def run(name: str, **arguments: Any) -> dict[str, Any]:
+    """What one pruning gives, but for its seconds."""
+    result = prune(without_batch_norm() if name == "plain" else build("resnet-pad"), pictures(), **SETTINGS, **arguments)
+    history = [{key: value for key, value in record.items() if key != "seconds"} for record in result.history]
+    return {"state": result.model.state_dict(), "kept": result.kept, "history": history, "test": result.test}
+
+
+def stopped(name: str, folder: Path) -> dict[str, Any]:
+    """The same, stopped after two epochs and gone on."""
+    epoch = _Training.epoch
+
+    def short(self: _Training, bar: Any) -> None:
+        if len(self.history) == 2:
+            raise KeyboardInterrupt
+        epoch(self, bar)
+
+    _Training.epoch = short  # type: ignore[method-assign]
+    with contextlib.suppress(KeyboardInterrupt):
+        run(name, checkpoint=folder)
+    _Training.epoch = epoch  # type: ignore[method-assign]
+    return run(name, resume=folder)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
+    found = {name: run(name) for name in ("plain", "resnet")}
+    found["gone on"] = stopped("resnet", folder / "run")
+    rank = team(torch.device("cpu")).rank
+    torch.save(found, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()

@@ -1,0 +1,301 @@
+"""Recipes: what a record holds, that a killed one goes on, and that no row is measured twice."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nets import assert_same_bits, fingerprint, pictures
+from torch import nn
+from typer.testing import CliRunner
+
+from sdap_lite import accuracy, baselines, count_macs, count_params, data, experiments, latency, load, models, prune, trace
+from sdap_lite.__main__ import app
+from sdap_lite.checkpoint import read_checkpoint, write_checkpoint
+from sdap_lite.experiments import NETS, RECIPES, RIVALS, SCORES, Recipe, run
+
+loop = importlib.import_module("sdap_lite.train")
+ROOT = Path(__file__).parents[1]
+ARMS: dict[str, dict[str, Any]] = {"sdap": {}, "random": RIVALS["random"], "from scratch": RIVALS["from scratch"]}
+TINY = Recipe("tiny", "pictures", 2, ARMS, rates=(0.5,), dense=2, dense_lr=0.05)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe of seconds: a small VGG on the tests' own pictures."""
+
+    def small(in_channels: int, classes: int) -> nn.Module:
+        return models.VGG(11, classes, in_channels, width=4)
+
+    monkeypatch.setitem(NETS, "tiny", small)
+    monkeypatch.setitem(NETS, "larger", lambda in_channels, classes: models.VGG(11, classes, in_channels, width=8))
+    monkeypatch.setitem(RECIPES, "tiny", TINY)
+    monkeypatch.setattr(experiments, "latency", partial(latency, seconds=0.01))
+    monkeypatch.setattr(data, "load", lambda name, root=None, *, size=None: pictures(train=320, classes=4))
+
+
+def record(tmp_path: Path, **arguments: Any) -> list[str]:
+    return list(run("tiny", out=tmp_path / "out", work=tmp_path / "work", progress=False, **{"seeds": 1, **arguments}))
+
+
+def written(tmp_path: Path) -> dict[str, Any]:
+    return json.loads((tmp_path / "out/tiny.json").read_text())
+
+
+def steady(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without what depends on the clock."""
+    history = [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in row["history"]]
+    return {k: v for k, v in row.items() if k not in ("seconds", "milliseconds", "milliseconds spread")} | {"history": history}
+
+
+# What a record holds
+
+
+def test_record_holds_all_that_its_figures_depend_on(tmp_path: Path) -> None:
+    lines = record(tmp_path, seeds=2)
+    found = written(tmp_path)
+    card, dense, rows = found["card"], found["dense"]["tiny"], found["rows"]
+    assert {"command", "commit", "data", "settings", "scale", "dense test", "parameters", "hardware", "versions"} <= card.keys()
+    assert card["command"] == "python -m sdap_lite experiment tiny"
+    assert card["data"] == "pictures made by the tests: 288 training images, 32 others for validation, all 24 test images"
+    assert card["settings"]["dense"] == 2
+    assert card["versions"]["torch"] == torch.__version__
+    assert card["dense test"] == {"tiny": dense["test"]}
+    assert card["parameters"] == {"tiny": dense["params"]} == {"tiny": count_params(NETS["tiny"](in_channels=3, classes=4))}
+    assert [(row["arm"], row["seed"]) for row in rows] == [(arm, seed) for seed in (0, 1) for arm in ARMS]
+    assert len(lines) == len(rows)
+    assert lines[0].startswith(f"sdap, rate 0.5, seed 0: {rows[0]['test']:.2%} of the test images, ")
+    for row in rows:
+        assert len(row["history"]) == row["epochs"] == 2
+        assert row["achieved"] == 1 - row["params"] / dense["params"] >= 0.5
+        assert row["macs removed"] == 1 - row["macs"] / dense["macs"]
+        assert row["milliseconds"] > 0
+        assert row["validation"] == pytest.approx(row["history"][-1]["validation"], abs=1e-4)
+
+
+def test_rows_are_what_the_saved_networks_are_worth(tmp_path: Path) -> None:
+    record(tmp_path)
+    images = data.load("pictures")
+    for row in written(tmp_path)["rows"]:
+        settings = {k: row[k] for k in ("net", "epochs", "rate", *ARMS[row["arm"]], "seed")}
+        (folder,) = [f for f in (tmp_path / "work").iterdir() if f.name == _name(settings)]
+        small = load(folder / "pruned", NETS["tiny"](in_channels=3, classes=4))
+        assert accuracy(small, images) == row["test"]
+        assert count_params(small) == row["params"]
+        assert count_macs(small, torch.zeros(1, 3, 16, 16)) == row["macs"]
+        assert {name: len(group) for name, group in trace(small, torch.zeros(1, 3, 16, 16)).prunable.items()} == row["widths"]
+
+
+def _name(settings: dict[str, Any]) -> str:
+    """The folder's name by hand: what a row's settings say, one after the other."""
+    return "_".join([settings["net"], *(f"{k}-{v}" for k, v in settings.items() if k != "net")])
+
+
+def test_arm_is_prune_with_the_arms_arguments(tmp_path: Path) -> None:
+    """The row of an arm, measured by calling ``prune`` itself."""
+    record(tmp_path, arms=("random",))
+    images = data.load("pictures")
+    dense = NETS["tiny"](in_channels=3, classes=4)
+    dense.load_state_dict(read_checkpoint(tmp_path / "work/dense-seed0")["model"])
+    scores = baselines.random(trace(dense, torch.zeros(1, 3, 16, 16)), seed=0)
+    settings: dict[str, Any] = {"mode": experiments.MODE, "progress": False}
+    wanted = prune(dense, images, 0.5, epochs=2, rule="frozen", cost_power=0.0, scores=scores, **settings)
+    (row,) = written(tmp_path)["rows"]
+    assert row["test"] == wanted.test
+    assert row["widths"] == {name: kept for name, (kept, _) in wanted.report.widths.items()}  # type: ignore[union-attr]
+
+
+def test_from_scratch_has_the_widths_of_the_other_arm_and_random_weights(tmp_path: Path) -> None:
+    record(tmp_path, arms=("from scratch",))  # which prunes first, since there is no such row yet
+    record(tmp_path)
+    rows = {row["arm"]: row for row in written(tmp_path)["rows"]}
+    assert rows["from scratch"]["widths"] == rows["sdap"]["widths"]
+    assert rows["from scratch"]["params"] == rows["sdap"]["params"]
+    assert rows["from scratch"]["history"] != rows["sdap"]["history"]
+    assert "removed" not in rows["from scratch"]["history"][0]
+
+
+def test_bigger_teacher_is_left_out_without_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "tiny", replace(TINY, arms={"bigger teacher": {"teacher": "larger"}}))
+    assert record(tmp_path) == ["bigger teacher, rate 0.5, seed 0: left out, since it needs the weights of larger (--teacher)"]
+    large = NETS["larger"](in_channels=3, classes=4)
+    write_checkpoint(tmp_path / "larger", {"settings": {}, "model": large.state_dict(), "optimizer": {}, "history": []})
+    record(tmp_path, teacher=tmp_path / "larger")
+    (row,) = written(tmp_path)["rows"]
+    assert row["teacher"] == "larger"
+    other = NETS["tiny"](in_channels=3, classes=4)
+    write_checkpoint(tmp_path / "other", {"settings": {}, "model": other.state_dict(), "optimizer": {}, "history": []})
+    with pytest.raises(ValueError, match=r"teacher must hold the weights of larger, but .*other has others"):
+        record(tmp_path, teacher=tmp_path / "other")
+
+
+def test_scale_takes_a_share_of_the_epochs_and_the_images(tmp_path: Path) -> None:
+    record(tmp_path, scale=0.5, arms=("sdap",))
+    found = written(tmp_path)
+    assert found["card"]["scale"] == 0.5
+    assert found["card"]["command"].endswith(" --scale 0.5")
+    assert found["card"]["data"].startswith("pictures made by the tests: 144 training images, 14 others for validation, all 24 test")
+    assert found["card"]["settings"]["dense"] == found["rows"][0]["epochs"] == 1
+
+
+# Killed and begun again
+
+
+class Killed(Exception):
+    """What stops a run in a test."""
+
+
+class Watch:
+    """The kinds of run that trained an epoch, one after the other; more than ``limit`` of them are not survived."""
+
+    def __init__(self) -> None:
+        self.epochs: list[str] = []
+        self.limit: int | None = None
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    watch, whole = Watch(), loop._Training.epoch
+
+    def epoch(self: Any, bar: Any) -> None:
+        if len(watch.epochs) == watch.limit:
+            raise Killed
+        watch.epochs.append(self.settings["kind"])
+        whole(self, bar)
+
+    monkeypatch.setattr(loop._Training, "epoch", epoch)
+    return watch
+
+
+@pytest.mark.parametrize("last", [1, 3, 5, 7], ids=["in the dense training", "in the first row", "in the second row", "from scratch"])
+def test_killed_experiment_goes_on_where_it_was(tmp_path: Path, watch: Watch, last: int) -> None:
+    """Eight epochs in all: two each of the dense network and three arms. None of them is trained twice."""
+    watch.limit = last
+    with pytest.raises(Killed):
+        record(tmp_path / "killed")
+    assert len(watch.epochs) == last
+    watch.limit = None
+    record(tmp_path / "killed")
+    assert watch.epochs == ["train"] * 2 + ["prune"] * 4 + ["train"] * 2
+    record(tmp_path / "whole")
+    killed, whole = written(tmp_path / "killed"), written(tmp_path / "whole")
+    assert [steady(row) for row in killed["rows"]] == [steady(row) for row in whole["rows"]]
+    assert steady(killed["dense"]["tiny"]) == steady(whole["dense"]["tiny"])
+
+
+def test_finished_rows_are_not_run_again(tmp_path: Path, watch: Watch) -> None:
+    first = record(tmp_path)
+    text, done = (tmp_path / "out/tiny.json").read_text(), len(watch.epochs)
+    assert len(first) == 3
+    assert record(tmp_path) == []
+    assert len(watch.epochs) == done
+    assert (tmp_path / "out/tiny.json").read_text() == text
+    record(tmp_path, seeds=2, arms=("sdap",))
+    assert len(watch.epochs) == done + 2, "a further seed of one arm"
+    assert [row["seed"] for row in written(tmp_path)["rows"]] == [0, 0, 0, 1]
+
+
+def test_rows_of_another_process_are_kept(tmp_path: Path) -> None:
+    """Two commands that share a file: what one wrote while the other measured stays."""
+    lines = run("tiny", seeds=1, out=tmp_path / "out", work=tmp_path / "work", progress=False, arms=("sdap",))
+    record(tmp_path, arms=("random",))
+    assert len(list(lines)) == 1
+    assert [row["arm"] for row in written(tmp_path)["rows"]] == ["random", "sdap"]
+
+
+def test_rows_measured_otherwise_are_refused(tmp_path: Path) -> None:
+    record(tmp_path, arms=("sdap",))
+    with pytest.raises(ValueError, match=r"all rows of .*tiny.json must be measured alike, but data was .* scale was 1.0 and is now 0.5: choose another"):
+        record(tmp_path, scale=0.5)
+
+
+# The table
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_fits_what_there_is(name: str) -> None:
+    """Networks, sets, scores and arguments are known; without weights of its own a network is trained first."""
+    recipe = RECIPES[name]
+    assert recipe.data in data.SETS
+    arguments = set(prune.__kwdefaults__) | {"net", "scratch", "rate"}
+    for arm in recipe.arms.values():
+        net = arm.get("net", recipe.net)
+        assert net in NETS
+        assert recipe.dense or f"{net}-{recipe.data}" in models.PRETRAINED
+        assert set(arm) <= arguments
+        assert arm.get("scores") in (None, *SCORES)
+        assert arm.get("scratch") in (None, *recipe.arms)
+        assert arm.get("teacher") in (None, *NETS)
+    assert str(recipe).startswith(f"{recipe.net} on {recipe.data}")
+
+
+@pytest.mark.parametrize("net", [net for net in NETS if net not in ("tiny", "larger")])
+def test_every_network_is_built_and_traced(net: str) -> None:
+    model = NETS[net](in_channels=3, classes=7)
+    groups = trace(model, torch.zeros(1, 3, 64, 64)).prunable
+    assert len(groups) > 5
+    assert not any(graph_end in groups for graph_end in ("fc", "classifier.1"))
+
+
+@pytest.mark.parametrize("name", ["gate_rules", "headline"])
+def test_records_of_the_book_belong_to_their_recipes(name: str) -> None:
+    """All rows are there: the command has nothing left to measure, and the file lies where the command looks."""
+    found = json.loads((ROOT / experiments.RESULTS / f"{name}.json").read_text())
+    recipe = RECIPES[name]
+    assert found["card"]["command"] == f"python -m sdap_lite experiment {name}"
+    wanted = [{"net": recipe.net, "epochs": recipe.epochs, "rate": r, **arm, "seed": s} for s in range(3) for r in recipe.rates for arm in recipe.arms.values()]
+    assert len(found["rows"]) == len(wanted)
+    for settings in wanted:
+        assert sum(all(row[k] == v for k, v in settings.items()) for row in found["rows"]) == 1
+
+
+def test_dense_network_starts_from_the_same_weights_each_time(tmp_path: Path) -> None:
+    experiment = experiments._Experiment("tiny", tmp_path, tmp_path, 1.0, None, False)
+    torch.manual_seed(0)
+    wanted = fingerprint(models.VGG(11, 4, width=4))
+    assert_same_bits(experiment.build("tiny"), wanted)
+
+
+# Mistakes, and the command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seeds": 0}, "seeds must be a whole number from 1 on, got 0"),
+        ({"scale": 0}, "scale must be above 0 and at most 1, got 0"),
+        ({"scale": 1.5}, "scale must be above 0 and at most 1, got 1.5"),
+        ({"arms": ("sdap", "magic")}, "arms must be some of sdap, random, from scratch, got magic"),
+        ({"teacher": "nowhere"}, "teacher must go with a recipe that has an arm for it, but tiny has none"),
+    ],
+)
+def test_wrong_arguments_are_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        record(tmp_path, **arguments)
+
+
+def test_unknown_recipe_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"name must be one of gate_rules, headline, .*, got 'magic'"):
+        run("magic")
+
+
+def test_command_lists_runs_and_refuses(tmp_path: Path) -> None:
+    def command(*arguments: object) -> Any:
+        return CliRunner().invoke(app, ["experiment", *map(str, arguments)], env={"COLUMNS": "300", "NO_COLOR": "1", "TERM": "dumb"})
+
+    listed = command("--list").output
+    assert all(name in listed for name in RECIPES)
+    assert "tiny on pictures: 2 epochs dense, 2 epochs at 0.5, 3 arms" in " ".join(listed.split())
+    assert "shipped weights" in listed
+    done = command("tiny", "--seeds", 1, "--arm", "sdap", "--threads", 1, "--out", tmp_path / "out", "--work", tmp_path / "work")
+    assert done.exit_code == 0, done.output
+    assert "sdap, rate 0.5, seed 0:" in done.output
+    assert len(written(tmp_path)["rows"]) == 1
+    assert "name must be one of" in command("magic").output
+    assert "scale must be above 0" in command("tiny", "--scale", 2, "--out", tmp_path, "--work", tmp_path).output
