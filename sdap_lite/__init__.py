@@ -70,9 +70,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """``sdap_lite.plots`` is imported when it is first used: it brings matplotlib along."""
-    if name == "plots":
+    """``plots``, which brings matplotlib along, and ``exercises`` are imported when they are first used."""
+    if name in ("plots", "exercises"):
         from importlib import import_module
 
-        return import_module(".plots", __name__)
+        return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The command line: ``python -m sdap_lite prune|evaluate|export|data|experiment --help``. Thin, over the API."""
+"""The command line: ``python -m sdap_lite prune|evaluate|export|data|experiment|grade --help``. Thin, over the API."""
 
 from __future__ import annotations
 
@@ -127,6 +127,28 @@ def show_data(name: Annotated[str, typer.Argument(help=f"One of {', '.join(data.
     for part, split in (("train", images.train), ("test", images.test)):
         typer.echo(f"{part}: {len(split):,} images of shape {list(split.images.shape[1:])}")
     typer.echo(f"{images.note}, {len(images.classes)} classes: {', '.join(images.classes[:10])}{' …' if len(images.classes) > 10 else ''}")
+
+
+@app.command()
+def grade(
+    notebooks: Annotated[list[Path], typer.Argument(help="Handed-in notebooks of the book's assignment.", exists=True, dir_okay=False)],
+    out: Annotated[Path | None, typer.Option(help="A CSV file for the table: a line for each task of each notebook.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds for all cells of a notebook together.", min=1)] = 300,
+    memory: Annotated[float, typer.Option(help="GiB that a notebook's process may take.", min=1)] = 4,
+) -> None:
+    """Marks handed-in notebooks, each in a process of its own (needs the extra 'book')."""
+    from . import grading  # brings Jupyter along
+
+    rows = []
+    for path in notebooks:
+        try:
+            found = grading.grade(path, timeout=timeout, memory=memory)
+        except (ImportError, RuntimeError) as error:
+            raise typer.BadParameter(f"no notebook can run here: {error}") from error
+        typer.echo(grading.table(found))
+        rows += found
+    if out is not None:
+        grading.write_table(rows, out)
 
 
 @app.command()

@@ -23,7 +23,7 @@ from sdap_lite.__main__ import app
 from sdap_lite.checkpoint import RunFolder
 from sdap_lite.train import _Training
 
-COMMANDS = ["prune", "evaluate", "export", "data", "experiment"]
+COMMANDS = ["prune", "evaluate", "export", "data", "experiment", "grade"]
 
 
 def run(*arguments: object) -> Any:
@@ -76,6 +76,7 @@ def test_help_in_a_process_of_its_own(arguments: list[str]) -> None:
         ("evaluate", ["--saved", "--net", "--data", "--root", "--size"]),
         ("export", ["--saved", "--out", "--net", "--size", "--channels", "--classes"]),
         ("data", ["--root", "--size"]),
+        ("grade", ["--out", "--timeout", "--memory"]),
     ],
 )
 def test_help_names_every_option(command: str, options: list[str]) -> None:

@@ -1,0 +1,462 @@
+"""Exercises: a right answer passes, and a typical wrong one is told what is wrong with it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import sdap_lite as sdap
+from sdap_lite import answers, exercises
+from sdap_lite.answers import EXERCISES, compare
+
+BOOK = Path(__file__).parents[1] / "book"
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Iterator[None]:
+    exercises._failures.clear()
+    yield
+    exercises._failures.clear()
+
+
+# Answers: right ones, and functions with a mistake to choose ----------------------------------
+
+
+def gate_gradient(layers: list[Any], *, axis: int = 1, use: slice = slice(None), sign: int = 1, divide: int = 1, weighted: bool = True) -> Tensor:
+    total = torch.zeros(4)
+    for layer in layers[use]:
+        product = (layer.weight if weighted else 1) * layer.weight.grad
+        total = total + product.sum([a for a in range(product.ndim) if a != axis])
+    return sign * total / divide
+
+
+class Remember(sdap.Frozen):
+    """The mean of ``inner(gradient)``, then ``outer`` of it."""
+
+    inner, outer = staticmethod(torch.abs), staticmethod(torch.clone)
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def __call__(self, scores: Tensor, gradient: Tensor) -> Tensor:
+        self.seen.append(self.inner(gradient))
+        return self.outer(torch.stack(self.seen).mean(0))
+
+
+class Signed(Remember):
+    inner = staticmethod(torch.clone)
+
+
+class Late(Signed):
+    outer = staticmethod(torch.abs)
+
+
+class RootMean(Remember):
+    inner, outer = staticmethod(torch.square), staticmethod(torch.sqrt)
+
+
+class Sum(sdap.Frozen):
+    def __call__(self, scores: Tensor, gradient: Tensor) -> Tensor:
+        return scores + gradient.abs()
+
+
+class Last(sdap.Frozen):
+    def __call__(self, scores: Tensor, gradient: Tensor) -> Tensor:
+        return gradient.abs()
+
+
+class NoCheckpoint:
+    def __init__(self) -> None:
+        self.rule = Remember()
+
+    def __call__(self, scores: Tensor, gradient: Tensor) -> Tensor:
+        return self.rule(scores, gradient)
+
+
+def clipped(scores: Tensor, threshold: float, *, low: float = -1, high: float = 1, centre: float | None = None, through: bool = True) -> Tensor:
+    mask = (scores > threshold).float()
+    around = threshold if centre is None else centre
+    passed = scores.clamp(around + low, around + high)
+    return passed + (mask - passed).detach() if through else mask
+
+
+def same_share(scores: dict[str, Tensor], share: float, *, flip: bool = False, highest: bool = False, joint: bool = False) -> dict[str, Tensor]:
+    if joint:
+        bound = torch.cat(list(scores.values())).quantile(share)
+        return {name: s > bound for name, s in scores.items()}
+    kept = {}
+    for name, s in scores.items():
+        order = s.argsort(descending=highest)
+        kept[name] = torch.ones(len(s), dtype=torch.bool)
+        kept[name][order[: int(share * len(s))]] = False
+        kept[name] ^= flip
+    return kept
+
+
+def cosine(t: float, rate: float, ramp: float) -> float:
+    return rate * 0.5 * (1 - math.cos(math.pi * min(1, t / ramp)))
+
+
+def hot_gradient(z_s: Tensor, z_t: Tensor) -> Tensor:
+    n, classes = z_s.shape
+    return ((z_s - z_s.mean(1, keepdim=True)) - (z_t - z_t.mean(1, keepdim=True))) / (n * classes)
+
+
+def whole_loss(student: nn.Module, teacher: nn.Module, x: Tensor, y: Tensor, *, mode: bool = False, grad: bool = False, **other: Any) -> Tensor:
+    z_s = student(x)
+    with torch.set_grad_enabled(grad):
+        z_t = teacher.train(mode)(x)
+    T, square, alpha, reduction = other.get("T", 4.0), other.get("square", 16.0), other.get("alpha", 0.9), other.get("reduction", "batchmean")
+    first, second = (z_s, z_t) if other.get("back") else (z_t, z_s)
+    divergence = F.kl_div(F.log_softmax(second / T, 1), F.log_softmax(first / T, 1), reduction="none", log_target=True)
+    divergence = divergence.mean() if reduction == "mean" else divergence.sum() / len(x)
+    return (1 - alpha) * F.cross_entropy(z_s, y) + alpha * square * divergence
+
+
+def no_grad_loss(*args: Any) -> Tensor:
+    with torch.no_grad():
+        return whole_loss(*args)
+
+
+def flatten(z: Tensor, T: float, *, inside: float | None = None, back: float | None = None, others: int | None = None, logits: bool = True) -> Tensor:
+    p = (z / (inside or T)).softmax(1)
+    best, place = p.max(1, keepdim=True)
+    spread = torch.full_like(p, 1.0) * (1 - best) / (others or z.shape[1] - 1)
+    spread = spread.scatter(1, place, best)
+    return (T if back is None else back) * spread.log() if logits else spread
+
+
+def accumulate(
+    student: nn.Module,
+    teacher: nn.Module,
+    gates: Any,
+    optimizer: Any,
+    halves: Any,
+    *,
+    clear: str = "first",
+    share: float = 0.5,
+    learn: str = "end",
+    move: bool = True,
+) -> None:
+    for i, (x, y) in enumerate(halves):
+        if clear == "each" or (clear == "first" and i == 0):
+            optimizer.zero_grad()
+        with torch.no_grad():
+            target = teacher(x)
+        (share * sdap.distillation_loss(student(x), target, y)).backward()
+        if learn == "each":
+            gates.learn()
+    if learn == "end":
+        gates.learn()
+    if move:
+        optimizer.step()
+
+
+def cut(block: Any, stay: Tensor, *, statistics: bool = True, depthwise: bool = True, inplace: bool = False, first: bool = False, reader: bool = True) -> Any:
+    small = block if inplace else copy.deepcopy(block)
+    if first:
+        stay = torch.arange(len(stay)) < stay.sum()
+    for i in (0, 1, 2, 3) if depthwise else (0, 1, 3):
+        for key in ("weight", "bias"):
+            setattr(small[i], key, nn.Parameter(getattr(small[i], key)[stay]))
+    for norm in (small[1], small[3]) if statistics else ():
+        norm.running_mean, norm.running_var = norm.running_mean[stay], norm.running_var[stay]
+    small[2].groups = int(stay.sum())
+    small[5].weight = nn.Parameter(small[5].weight[:, stay] if reader else small[5].weight[stay[:4]])
+    return small
+
+
+def leak(norm: Any, *, relu: bool = True, scaled: bool = True, sign: int = -1, power: float = 0.5, eps: float | None = None) -> Tensor:
+    deviation = (norm.running_var + (norm.eps if eps is None else eps)) ** power
+    constant = norm.bias + sign * (norm.weight if scaled else 1) * norm.running_mean / deviation
+    return constant.relu() if relu else constant
+
+
+class Excite(nn.Module):
+    def __init__(self, how: str = "right") -> None:
+        super().__init__()
+        self.how = how
+        self.conv, self.squeeze, self.excite, self.last = nn.Conv2d(3, 16, 3), nn.Linear(16, 8), nn.Linear(8, 16), nn.Conv2d(16, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        inner = self.squeeze(x.mean((2, 3)))
+        weights = self.excite(inner if self.how == "no ReLU" else F.relu(inner))[:, :, None, None]
+        weights = weights if self.how == "no sigmoid" else torch.sigmoid(weights)
+        return self.last({"unused": x, "added": x + weights}.get(self.how, x * weights))
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[tuple[float, str], sdap.Result]:
+    """What ``sdap.prune`` would give back for a rate of a unit, without the training."""
+    model, example = sdap.models.ResNet(8, width=8), torch.zeros(1, 3, 16, 16)
+    graph, found = sdap.trace(model, example), {}
+    for rate, unit in ((0.4, "macs"), (0.6, "macs"), (0.4, "params")):
+        kept = sdap.threshold(graph, graph.split(torch.rand(len(graph))), rate, unit=unit)
+        small = sdap.remove_channels(model, graph, kept)
+        found[rate, unit] = sdap.Result(small, [], 0.0, {}, 0.0, sdap.report(graph, kept, asked=rate, unit=unit), graph, kept)
+    return found
+
+
+def options(function: Callable[..., Any], **chosen: Any) -> Callable[..., Any]:
+    return lambda *args: function(*args, **chosen)
+
+
+def vgg_factors() -> tuple[float, float]:
+    wide, narrow = (sdap.models.vgg(width=w) for w in (16, 8))
+    example = torch.zeros(1, 3, 32, 32)
+    return sdap.count_params(wide) / sdap.count_params(narrow), sdap.count_macs(wide, example) / sdap.count_macs(narrow, example)
+
+
+RIGHT: dict[str, Callable[[], Any]] = {
+    "1.1": lambda: 9 * 64 + 9 * 128 + 2,
+    "1.2": vgg_factors,
+    "1.4": lambda: 10,
+    "2.1": lambda: gate_gradient,
+    "2.2": lambda: Remember,
+    "2.5": lambda: clipped,
+    "3.1": lambda: 1 - 1 / 16,
+    "3.2": lambda: same_share,
+    "3.4": lambda: cosine,
+    "4.1": lambda: hot_gradient,
+    "4.2": lambda: whole_loss,
+    "4.3": lambda: flatten,
+    "5.1": lambda: lambda share, ramp: ramp * (1 - (1 - share) ** (1 / 3)),
+    "5.5": lambda: accumulate,
+    "6.1": lambda: cut,
+    "6.2": lambda: leak,
+    "6.3": lambda: Excite(),
+}
+
+WRONG: list[tuple[str, Any, str]] = [
+    ("1.1", 1728, "the batch norm is forgotten"),
+    ("1.1", 578, "the columns that read the channel are forgotten"),
+    ("1.1", 1154, "the filter that writes the channel is forgotten"),
+    ("1.1", 1732, "running mean and variance are buffers"),
+    ("1.1", 576, "its filter only"),
+    ("1.1", "many", "must be a number or a tensor, got a str"),
+    ("1.2", (4, 4), "not exactly four"),
+    ("1.2", [2.0, 2.0], "a product of two widths"),
+    ("1.2", tuple(1 / f for f in vgg_factors()), "narrow by wide"),
+    ("1.2", vgg_factors()[::-1], "first the parameters, then the MACs"),
+    ("1.2", 3.9, r"the shape must be \[2\], got \[\]"),
+    ("1.4", 19, "a sum ties the channels of both its sides"),
+    ("1.4", 11, "the ten classes form a group"),
+    ("1.4", 12, "the three stages share their sum"),
+    ("2.1", options(gate_gradient, sign=-1), "minus the gradient is the channel's importance"),
+    ("2.1", options(gate_gradient, use=slice(0, 1)), "only the first layer counts"),
+    ("2.1", options(gate_gradient, use=slice(2, 3)), "only the last layer counts"),
+    ("2.1", options(gate_gradient, axis=0), "a producer's row, not a consumer's column"),
+    ("2.1", options(gate_gradient, divide=3), "the mean over the layers"),
+    ("2.1", options(gate_gradient, weighted=False), "the weights are forgotten"),
+    ("2.1", lambda layers: torch.zeros(3), r"the shape must be \[4\], got \[3\]"),
+    ("2.1", lambda layers: layers[0].nothing, "your answer raises AttributeError"),
+    ("2.2", Remember(), "hand in the class itself"),
+    ("2.2", Last, "the last gradient only"),
+    ("2.2", Sum, "this is the sum"),
+    ("2.2", Signed, "the sign is still there"),
+    ("2.2", Late, "the absolute value comes too late"),
+    ("2.2", RootMean, "this is the root mean square"),
+    ("2.2", NoCheckpoint, "state_dict and load_state_dict"),
+    ("2.5", lambda s, t: s.clamp(t - 1, t + 1), "forward: the mask must be 1 or 0"),
+    ("2.5", options(clipped, through=False), "no gradient reaches the scores"),
+    ("2.5", options(clipped, low=-100, high=100), "backward: the gradient passes everywhere"),
+    ("2.5", options(clipped, centre=0.0), "the distance must be taken from the threshold"),
+    ("2.5", options(clipped, low=0), "a closed gate must get one, too"),
+    ("3.1", 0.75, "the rate of the channels"),
+    ("3.1", 0.0625, "the share that stays"),
+    ("3.1", 93.75, "not in per cent"),
+    ("3.2", options(same_share, flip=True), "the other way round"),
+    ("3.2", options(same_share, highest=True), "here the highest go"),
+    ("3.2", options(same_share, joint=True), "one threshold over all groups"),
+    ("3.2", lambda scores, share: {name: s.double() for name, s in scores.items()}, "must be bool tensors"),
+    ("3.2", lambda scores, share: torch.cat(list(scores.values())), "a mask for each group"),
+    ("3.4", lambda t, rate, ramp: rate * 0.5 * (1 - math.cos(math.pi * t / ramp)), "limit progress / ramp to 1"),
+    ("3.4", lambda t, rate, ramp: cosine(t, rate, 1), "divide the progress by the ramp"),
+    ("3.4", lambda t, rate, ramp: rate - cosine(t, rate, ramp), "it falls"),
+    ("3.4", lambda t, rate, ramp: cosine(t, 1, ramp), "it ends at 1"),
+    ("3.4", sdap.schedule, "the cubic schedule"),
+    ("4.1", lambda a, b: hot_gradient(b, a), "the sign is wrong"),
+    ("4.1", lambda a, b: (a - b) / a.numel(), "must be centred"),
+    ("4.1", lambda a, b: a.shape[1] * hot_gradient(a, b), "divide by the number of classes$"),
+    ("4.1", lambda a, b: a.shape[0] * hot_gradient(a, b), "divide by the number of images"),
+    ("4.1", lambda a, b: a.numel() * hot_gradient(a, b), "classes and by the number of images"),
+    ("4.1", lambda a, b: hot_gradient(a, b) / 4, "all numbers are 0.25 times"),
+    ("4.2", options(whole_loss, mode=True), "the teacher is in train mode"),
+    ("4.2", options(whole_loss, square=1.0), "T² of the divergence is forgotten"),
+    ("4.2", options(whole_loss, square=4.0), "T², not T"),
+    ("4.2", options(whole_loss, reduction="mean"), "use reduction='batchmean'"),
+    ("4.2", options(whole_loss, alpha=0.1), "alpha is the teacher's share"),
+    ("4.2", options(whole_loss, back=True), "the other way round"),
+    ("4.2", options(whole_loss, T=1.0), "both must be softened"),
+    ("4.2", options(whole_loss, grad=True), "a gradient flows into the teacher"),
+    ("4.2", no_grad_loss, "no gradient for the student"),
+    ("4.2", lambda *args: torch.tensor(float("nan")), "must be finite"),
+    ("4.3", options(flatten, inside=1.0, back=1.0), "the temperature is forgotten"),
+    ("4.3", options(flatten, back=1.0), "the way back forgets the temperature"),
+    ("4.3", options(flatten, others=6), "one less than all"),
+    ("4.3", options(flatten, others=9), "not that of the chapter's images"),
+    ("4.3", options(flatten, logits=False), "these are probabilities"),
+    ("4.3", lambda z, T: z, "the teacher's own answer"),
+    ("4.3", lambda z, T: z[0], r"of shape \[4, 6\], as the logits, got \[6\]"),
+    ("5.1", lambda share, ramp: 1 - (1 - share) ** (1 / 3), "the ramp is missing"),
+    ("5.1", lambda share, ramp: share * ramp, "a straight rise"),
+    ("5.1", lambda share, ramp: sdap.schedule(share, 1, ramp), "the schedule itself"),
+    ("5.1", lambda share, ramp: ramp * share ** (1 / 3), "the cube root of what is left"),
+    ("5.3", 0.4, "hand in what sdap.prune gives back"),
+    ("5.5", options(accumulate, share=1.0), "average the halves, do not add them"),
+    ("5.5", options(accumulate, clear="never"), "an old gradient is still there"),
+    ("5.5", options(accumulate, clear="each"), "only the last half counts: "),
+    ("5.5", options(accumulate, clear="each", share=1.0), "it counts whole"),
+    ("5.5", options(accumulate, learn="each"), "called 2 times"),
+    ("5.5", options(accumulate, learn="never"), "called 0 times"),
+    ("5.5", options(accumulate, move=False), "the weights do not move"),
+    ("6.1", options(cut, statistics=False), "running mean and variance have an entry for each channel"),
+    ("6.1", options(cut, inplace=True), "the given block has changed"),
+    ("6.1", options(cut, first=True), "the first channels stay here"),
+    ("6.1", options(cut, depthwise=False), "your answer raises RuntimeError"),
+    ("6.1", options(cut, reader=False), "your answer raises RuntimeError"),
+    ("6.1", lambda block, stay: sdap.masked(block, sdap.trace(block, torch.zeros(1, 3, 7, 7)), {"0": stay}), "have an entry for each channel"),
+    ("6.1", lambda block, stay: stay, "must be a module, got a Tensor"),
+    ("6.2", options(leak, relu=False), "ReLU comes after the norm"),
+    ("6.2", lambda norm: norm.bias.relu(), "shift is not all"),
+    ("6.2", options(leak, sign=1), "the sign of the running mean"),
+    ("6.2", options(leak, power=1), "the root of the variance"),
+    ("6.2", options(leak, eps=0.0), "eps is forgotten"),
+    ("6.2", options(leak, scaled=False), "batch norm's scale is forgotten"),
+    ("6.3", Excite, "hand in a network"),
+    ("6.3", nn.Sequential(nn.Conv2d(3, 4, 3)), "missing: conv, squeeze, excite, last"),
+    ("6.3", Excite("unused"), "the weights never reach the channels"),
+    ("6.3", Excite("no sigmoid"), "the sigmoid is missing"),
+    ("6.3", Excite("no ReLU"), "the ReLU between"),
+    ("6.3", Excite("added"), "the weights are added"),
+]
+
+
+@pytest.mark.parametrize("number", RIGHT)
+def test_a_right_answer_passes(number: str) -> None:
+    feedback = exercises.check(number, RIGHT[number]())
+    assert feedback, repr(feedback)
+    assert repr(feedback) == f"{number} passed"
+
+
+@pytest.mark.parametrize(("number", "answer", "sentence"), WRONG, ids=[f"{number}: {sentence}" for number, _, sentence in WRONG])
+def test_a_wrong_answer_is_told_what_is_wrong(number: str, answer: Any, sentence: str) -> None:
+    feedback = exercises.check(number, answer)
+    assert not feedback
+    assert re.search(sentence, feedback.problem or ""), feedback.problem
+    assert feedback.hint is None
+
+
+def test_a_run_by_macs(results: dict[tuple[float, str], sdap.Result]) -> None:
+    assert exercises.check("5.3", results[0.4, "macs"])
+    assert exercises.mark("5.3", results[0.6, "macs"]) == "the rate is the share that goes: this run keeps 40 %"
+    assert exercises.mark("5.3", results[0.4, "params"]) == "the rate must be one of the MACs: here it counts the params"
+
+
+def test_every_chapters_exercise_is_tested() -> None:
+    numbers = {number for number in EXERCISES if number[0].isdigit()}
+    assert numbers == {*RIGHT, "5.3"}
+    assert numbers == {number for number, _, _ in WRONG}
+
+
+def test_the_second_failure_brings_the_hint() -> None:
+    first, second, third = (exercises.check("1.4", 19) for _ in range(3))
+    assert first.hint is None
+    assert second.hint == third.hint == EXERCISES["1.4"].hint
+    assert repr(second) == f"{first!r}\nHint: {second.hint}"
+    assert exercises.check("1.4", 10).hint is None
+    assert exercises.check("1.4", 19).hint is None, "a right answer starts the count again"
+
+
+def test_an_unknown_number_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"number must be one of 1\.1, .*, got '9\.9'"):
+        exercises.check("9.9", 1)
+
+
+def test_no_answer_yet() -> None:
+    with pytest.raises(NotImplementedError, match=r"exercise 1\.1 has no answer yet"):
+        exercises.check("1.1", ...)
+
+    def stub(layers: list[nn.Module]) -> Tensor:
+        raise NotImplementedError
+
+    with pytest.raises(NotImplementedError):
+        exercises.check("2.1", stub)
+
+
+def test_a_check_leaves_the_random_numbers_alone() -> None:
+    torch.manual_seed(7)
+    wanted = torch.rand(3)
+    torch.manual_seed(7)
+    exercises.check("4.1", hot_gradient)
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_compare_names_what_differs() -> None:
+    assert compare(torch.tensor([1.0, 2.0]), [1, 2]) is None
+    assert compare([2.0, 4.0], [1.0, 2.0]) == "all numbers are 2 times what they must be"
+    assert compare([1.0, 3.0], [1.0, 2.0]) == "the answer is off by 1 in the worst place"
+    assert compare(3, 2) == "the answer is off by 1"
+    assert compare([[1], [2]], [1, 2]) == "the answer must be a number or a tensor, got a list"
+    assert compare(10**400, 2) == "the answer must be a number or a tensor, got a int"
+    assert answers.EXERCISES is EXERCISES
+
+
+# The chapters ---------------------------------------------------------------------------------
+
+
+def cells() -> Iterator[tuple[str, set[str], str]]:
+    """Of every code cell of the book: notebook, tags, source."""
+    for path in sorted(BOOK.glob("*.ipynb")):
+        for cell in json.loads(path.read_text())["cells"]:
+            if cell["cell_type"] == "code":
+                yield path.stem, set(cell["metadata"].get("tags", [])), "".join(cell["source"])
+
+
+CALL = re.compile(r'exercises\.check\("([\w.]+)"')
+STUBS = {number: (name, tags, source) for name, tags, source in cells() if "exercise" in tags for number in CALL.findall(source)}
+
+
+def test_every_exercise_has_a_stub_and_a_solution() -> None:
+    solved = [number for _, tags, source in cells() if "solution" in tags for number in CALL.findall(source)]
+    chapters = {number for number in EXERCISES if number[0].isdigit()}
+    assert set(STUBS) == set(EXERCISES)
+    assert sorted(solved) == sorted(chapters)
+    assert all("assert sdap.exercises.check(" in source for _, tags, source in cells() if "solution" in tags and CALL.search(source))
+    per_chapter = [sum(number.startswith(f"{chapter}.") for number in chapters) for chapter in sorted({n.split(".")[0] for n in chapters})]
+    assert min(per_chapter) >= 3
+
+
+@pytest.mark.parametrize("number", STUBS)
+def test_a_stub_raises_until_it_is_filled(number: str) -> None:
+    name, tags, source = STUBS[number]
+    assert {"exercise", "raises-exception", "remove-output"} <= tags
+    assert "# YOUR CODE" in source
+    assert number[0] == name[1] or number.startswith("A.")
+    with pytest.raises(NotImplementedError):
+        exec(source, {"sdap": sdap, "torch": torch, "nn": nn, "F": F, "copy": copy})
+
+
+@pytest.mark.parametrize("page", ["for_lecturers", "is_it_right"])
+def test_a_page_names_only_what_exists(page: str) -> None:
+    text = (BOOK / f"{page}.md").read_text()
+    for path in set(re.findall(r"\bsdap\.([a-z_]+(?:\.[a-z_]+)?)\(", text)):
+        found: Any = sdap
+        for name in path.split("."):
+            found = getattr(found, name)
+
+
+def test_the_lecturers_page_lists_every_exercise() -> None:
+    rows = [line for line in (BOOK / "for_lecturers.md").read_text().splitlines() if re.match(r"\| \[\d\]\(", line)]
+    assert {number for row in rows for number in re.findall(r"\b\d\.\d\b", row)} == {number for number in EXERCISES if number[0].isdigit()}
