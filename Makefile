@@ -49,7 +49,7 @@ lint: $(READY)
 	$(PY) -m mypy
 
 bench: $(READY)
-	$(PY) benchmarks/run.py
+	$(PY) benchmarks/run.py $(ONLY)
 
 clean:
 	rm -rf .venv book/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

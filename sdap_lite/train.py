@@ -22,11 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .budget import Report, check_rate, check_round_to, largest_rate, report, schedule, threshold
+from .budget import Report, check_rate, check_round_to, cost, largest_rate, report, schedule, threshold
 from .channels import trace
 from .checkpoint import read_checkpoint, write_checkpoint
 from .data import Images, batches
 from .distill import distillation_loss
+from .folding import fold_norms
 from .gates import RULES, Gates
 from .graph import ChannelGraph
 from .measure import MODES, accuracy, arrange, best_device, choose_mode, evaluating
@@ -194,7 +195,7 @@ def prune(
     run = _Pruning(model, model if teacher is None else teacher, graph, images, settings)
     run.run(folder, saved, progress)
     summary = report(graph, run.kept, asked=rate, unit=unit)
-    dense = accuracy(run.teacher if teacher is None else copy.deepcopy(model).to(run.device), images)
+    dense = accuracy(copy.deepcopy(model).to(run.device), images)
     return Result(run.model.eval(), run.history, accuracy(run.model, images), settings, dense, summary, graph, run.kept)
 
 
@@ -329,7 +330,8 @@ class _Pruning(_Training):
 
     def __init__(self, model: nn.Module, teacher: nn.Module, graph: ChannelGraph, images: Images, settings: dict[str, Any]) -> None:
         super().__init__(copy.deepcopy(model), images, settings)
-        self.teacher = arrange(copy.deepcopy(teacher).to(self.device), self.layout).eval().requires_grad_(False)
+        example = torch.zeros(2, *images.train.images.shape[1:])
+        self.teacher = arrange(fold_norms(teacher, example).to(self.device), self.layout).eval().requires_grad_(False)
         self.graph = graph
         self.gates: Gates | None = Gates(graph, RULES[settings["rule"]]())
         if settings["rule"] == "frozen":
@@ -354,7 +356,7 @@ class _Pruning(_Training):
         elif step % CLOSE_EVERY == 0:
             rate = schedule(progress, self.settings["rate"], self.settings["ramp"])
             self.kept = self.gates.close_to(rate, unit=self.settings["unit"], cost_power=self.settings["cost_power"])
-            self.removed = report(self.graph, self.kept).achieved()
+            self.removed = self.share_removed()
 
     def after_backward(self) -> None:
         if self.gates is not None:
@@ -376,7 +378,11 @@ class _Pruning(_Training):
         self.gates, self.kept = None, kept
         small = arrange(remove_channels(self.model, self.graph, kept), self.layout)
         slice_optimizer(self.optimizer, self.model, small, self.graph, kept)
-        self.model, self.removed = small, report(self.graph, kept).achieved()
+        self.model, self.removed = small, self.share_removed()
+
+    def share_removed(self) -> float:
+        """Of the parameters, at this moment."""
+        return 1 - cost(self.graph, self.kept) / cost(self.graph)
 
     def extra(self) -> dict[str, float]:
         return {"removed": self.removed}
