@@ -29,13 +29,13 @@ def fold_norms(model: nn.Module, example: Tensor) -> nn.Module:
         example: a batch of inputs, whose numbers do not matter; random ones of its shape are compared.
 
     Returns:
-        A copy in eval mode; norms that were folded are ``nn.Identity``.
+        A copy in eval mode, without gradients; norms that were folded are ``nn.Identity``.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
     >>> fold_norms(net, torch.zeros(2, 3, 8, 8))[1]
     Identity()
     """
-    plain = copy.deepcopy(model).eval()
+    plain = copy.deepcopy(model).eval().requires_grad_(False)
     exact = copy.deepcopy(plain).cpu().double()
     x = torch.randn(example.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -46,7 +46,7 @@ def fold_norms(model: nn.Module, example: Tensor) -> nn.Module:
         for conv, norm in pairs:
             folded = fuse_conv_bn_eval(cast(nn.Conv2d, exact.get_submodule(conv)), cast(nn.BatchNorm2d, exact.get_submodule(norm)))
             exact.set_submodule(conv, folded)
-            exact.set_submodule(norm, nn.Identity())
+            exact.set_submodule(norm, nn.Identity().eval())
         if float((exact(x) - wanted).abs().max()) > TOLERANCE * max(1.0, float(wanted.abs().max())):
             return plain
     like = next(plain.parameters())

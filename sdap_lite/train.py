@@ -330,8 +330,9 @@ class _Pruning(_Training):
 
     def __init__(self, model: nn.Module, teacher: nn.Module, graph: ChannelGraph, images: Images, settings: dict[str, Any]) -> None:
         super().__init__(copy.deepcopy(model), images, settings)
-        example = torch.zeros(2, *images.train.images.shape[1:])
-        self.teacher = arrange(fold_norms(teacher, example).to(self.device), self.layout).eval().requires_grad_(False)
+        if settings["alpha"]:
+            example = torch.zeros(2, *images.train.images.shape[1:])
+            self.teacher = arrange(fold_norms(teacher, example).to(self.device), self.layout)
         self.graph = graph
         self.gates: Gates | None = Gates(graph, RULES[settings["rule"]]())
         if settings["rule"] == "frozen":
