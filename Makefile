@@ -64,7 +64,7 @@ lint: $(READY)
 	.venv/bin/codespell
 
 bench: $(READY)
-	$(PY) benchmarks/run.py
+	$(PY) benchmarks/run.py $(ONLY)
 
 repository:
 	$(PYTHON) scripts/set_repository.py $(NAME)

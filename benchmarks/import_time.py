@@ -1,17 +1,17 @@
 """How long ``import sdap_lite`` takes, held against ``import torch, torchvision``.
 
-Each import is timed in a fresh process; the two alternate, so that a busy moment of the machine
-hits both. Medians are compared; the limit is 1.15 times.
+Each import is timed in a fresh process; the two take turns, and medians are compared.
 """
 
-import statistics
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
+
+from harness import Row, show
 
 REPEATS = 11
-LIMIT = 1.15
 
 # Beside a PyTorch that it was not built for, torchvision only imports with the library's help. The
 # helper is loaded from its file, so that this side pays for nothing else of the library.
@@ -24,7 +24,7 @@ shim = module_from_spec(spec)
 spec.loader.exec_module(shim)
 shim.load()
 """
-TIMED = "import sys, time\nstart = time.perf_counter()\n{}\nprint(time.perf_counter() - start)"
+TIMED = "import sys, time\nstart = time.process_time()\n{}\nprint(time.process_time() - start)"
 
 
 def seconds(statement: str, helper: Path) -> float:
@@ -33,17 +33,16 @@ def seconds(statement: str, helper: Path) -> float:
     return float(done.stdout)
 
 
-def main() -> int:
+def measure() -> list[Row]:
     spec = find_spec("sdap_lite")
     if spec is None or spec.origin is None:
         sys.exit("the library is not installed: run make bench")
     helper = Path(spec.origin).with_name("_torchvision.py")
     seconds(OURS, helper), seconds(THEIRS, helper)  # files come into the cache
     pairs = [(seconds(OURS, helper), seconds(THEIRS, helper)) for _ in range(REPEATS)]
-    ours, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))
-    print(f"import sdap_lite {ours:.2f} s, import torch, torchvision {theirs:.2f} s: {ours / theirs:.2f} times (limit {LIMIT}; medians of {REPEATS})")
-    return int(ours / theirs > LIMIT)
+    ours, theirs = (median(times) for times in zip(*pairs, strict=True))
+    return [Row("import sdap_lite", "import torch, torchvision", ours / theirs, 1.15, {"ours": ours, "theirs": theirs})]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    show(measure)

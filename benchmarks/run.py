@@ -1,10 +1,74 @@
-"""Runs every benchmark in this folder, one after the other: ``make bench``."""
+"""Runs the benchmarks, each in a process of its own: ``make bench``, or ``make bench ONLY=name``.
 
+Prints each one's rows, and writes them with all that they depend on to
+``sdap_lite/bundled/results/benchmarks.json``, which the book draws. One that is run alone replaces
+its own rows there. Ends with an error where a limit is missed.
+"""
+
+import json
+import os
+import platform
 import subprocess
 import sys
+import tempfile
+import time
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import torch
+
+import sdap_lite as sdap
+from sdap_lite.checkpoint import write_atomically
+
+HERE = Path(__file__).parent
+NAMES = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("run", "harness"))
+RECORD = Path(sdap.__file__).parent / "bundled/results/benchmarks.json"
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
+
+
+def card() -> dict[str, Any]:
+    """All that the figures depend on."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE)
+    return {
+        "command": "make bench",
+        "commit": commit.stdout.strip(),
+        "date": time.strftime("%Y-%m-%d"),
+        "seed": 0,
+        "hardware": f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s)",
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "torchvision", "onnxruntime", "torch-pruning")}},
+    }
+
+
+def run(name: str) -> dict[str, Any]:
+    """One benchmark: its rows, when and how long it ran."""
+    title = (HERE / f"{name}.py").read_text().splitlines()[0].strip('"')
+    print(f"\n{name}: {title}", flush=True)
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.json"
+        subprocess.run([sys.executable, HERE / f"{name}.py", "--record", path])
+        rows = json.loads(path.read_text()) if path.exists() else None
+    return {"seconds": round(time.perf_counter() - start, 1), "rows": rows, "card": card()}
+
+
+def main() -> None:
+    names = sys.argv[1:] or NAMES
+    if unknown := set(names) - set(NAMES):
+        sys.exit(f"ONLY must be one of {', '.join(NAMES)}, got {', '.join(sorted(unknown))}")
+    found = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    measured = {name: run(name) for name in names}
+    found = {name: found[name] for name in NAMES if name in found} | {name: content for name, content in measured.items() if content["rows"] is not None}
+    write_atomically(RECORD, lambda file: Path(file).write_text(json.dumps({name: found[name] for name in sorted(found)}, indent=1) + "\n"))
+    failed = [name for name, content in measured.items() if content["rows"] is None or any(row["missed"] for row in content["rows"])]
+    sys.exit(f"\nmissed a limit, or stopped: {', '.join(failed)}" if failed else 0)
+
 
 if __name__ == "__main__":
-    here = Path(__file__)
-    failed = [script.name for script in sorted(here.parent.glob("*.py")) if script != here and subprocess.run([sys.executable, script]).returncode]
-    sys.exit(f"missed its limit: {', '.join(failed)}" if failed else 0)
+    main()

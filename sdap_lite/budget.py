@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -35,12 +36,12 @@ def cost(graph: ChannelGraph, kept: dict[str, Tensor] | None = None, unit: str =
     >>> cost(trace(models.ResNet(20), torch.zeros(1, 3, 32, 32)))
     269722
     """
-    return _Counter(graph, unit).cost(_flat(graph, kept))
+    return _counter(graph, unit).cost(_flat(graph, kept))
 
 
 def channel_costs(graph: ChannelGraph, kept: dict[str, Tensor] | None = None, unit: str = "params") -> dict[str, Tensor]:
     """What each channel alone would save, to first order: float64 for each prunable group, at the widths of ``kept``."""
-    return graph.split(_Counter(graph, unit).marginal(_flat(graph, kept)))
+    return graph.split(_counter(graph, unit).marginal(_flat(graph, kept)))
 
 
 def schedule(progress: float, rate: float, ramp: float) -> float:
@@ -101,7 +102,7 @@ def threshold(
     """
     check_rate(rate)
     check_round_to(round_to)
-    counter = _Counter(graph, unit)
+    counter = _counter(graph, unit)
     flat = graph.join(scores, 0.0).detach().cpu().double()
     if not bool(torch.isfinite(flat).all()):
         raise ValueError("scores must be finite numbers, got NaN or infinity")
@@ -141,7 +142,7 @@ def threshold(
 
 def largest_rate(graph: ChannelGraph, unit: str = "params", round_to: int = 1) -> float:
     """The largest rate that can be asked for: every layer keeps one channel (or ``round_to``), and what must stay."""
-    counter = _Counter(graph, unit)
+    counter = _counter(graph, unit)
     cheapness = -counter.marginal(torch.ones(len(graph), dtype=torch.bool))
     must = _protected(graph, cheapness)
     least = counter.cost(_rounder(graph, cheapness, must, round_to)(must))
@@ -334,3 +335,8 @@ def _times(graph: ChannelGraph, layers: list[str]) -> LatencyTable:
     if list(graph.times.layers) != layers:
         raise ValueError(f"the table of times must be of this graph's layers, but these differ: {sorted({*graph.times.layers} ^ {*layers})[:5]}")
     return graph.times
+
+
+@lru_cache(maxsize=16)  # a run asks hundreds of times, always for the same graph
+def _counter(graph: ChannelGraph, unit: str) -> _Counter:
+    return _Counter(graph, unit)

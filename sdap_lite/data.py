@@ -226,10 +226,10 @@ def augment(images: Tensor, generator: torch.Generator | None = None, *, flip: b
     if flip:
         mirrored = torch.randint(0, 2, (n, 1), generator=generator).bool()
         columns = torch.where(mirrored, columns.flip(1), columns)
-    rows, columns = rows.to(images.device), columns.to(images.device)
     padded = F.pad(images, (pad, pad, pad, pad))
-    batch, channel = torch.arange(n, device=images.device), torch.arange(channels, device=images.device)
-    return padded[batch.view(-1, 1, 1, 1), channel.view(1, -1, 1, 1), rows.view(n, 1, -1, 1), columns.view(n, 1, 1, -1)]
+    # One flat index a pixel, the same for all channels of an image: [n, height * width]
+    pixels = (rows[:, :, None] * padded.shape[-1] + columns[:, None]).flatten(1).to(images.device)
+    return padded.flatten(2).gather(2, pixels[:, None].expand(-1, channels, -1)).view(images.shape)
 
 
 def batches(split: Split, size: int, images: Images, *, shuffle: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:

@@ -127,19 +127,32 @@ class RootMeanSquare:
 RULES: dict[str, type] = {"rms": RootMeanSquare, "straight-through": StraightThrough, "frozen": Frozen}
 
 
+class _Spread(torch.autograd.Function):
+    """The mask laid out along the columns of all consumers: ``straight_through(scores, kept)[columns]``.
+
+    It saves no tensor in the graph, so that one result serves any number of forward and backward passes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, kept: Tensor, columns: Tensor) -> Tensor:
+        ctx.channels, ctx.columns = len(scores), columns
+        return kept[columns].to(scores.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0].new_zeros(ctx.channels).index_add(0, ctx.columns, gradients[0]), None, None
+
+
 class _Masked(nn.Module):
     """The parametrization of a consumer's weight: its columns times their channels' mask."""
 
-    def __init__(self, gates: Gates, layer: Layer) -> None:
+    def __init__(self, gates: Gates, number: int) -> None:
         super().__init__()
         # In a tuple, so that the gates are no submodule: an optimizer made later must not find the scores.
-        self.gates = (gates,)
-        self.columns = layer.columns.to(gates.flat.device)
-        self.axis = 0 if layer.transposed else 1
+        self.gates, self.number = (gates,), number
 
     def forward(self, weight: Tensor) -> Tensor:
-        mask = self.gates[0].mask[self.columns].to(weight.dtype)
-        return weight * mask.view([-1 if a == self.axis else 1 for a in range(weight.ndim)])
+        return weight * self.gates[0].spread()[self.number].to(weight.dtype)
 
 
 class Gates:
@@ -169,11 +182,31 @@ class Gates:
         self.flat = torch.zeros(len(graph), requires_grad=True)
         self.kept = torch.ones(len(graph), dtype=torch.bool)
         self.model: nn.Module | None = None
+        self._spread: tuple[tuple[Tensor, Tensor, int], list[Tensor]] | None = None
 
     @property
     def mask(self) -> Tensor:
         """1 for an open gate and 0 for a closed one, shape [channels]; differentiable in the scores."""
         return straight_through(self.flat, self.kept)
+
+    def spread(self) -> list[Tensor]:
+        """For each consumer the mask of its columns, in a shape that multiplies its weight.
+
+        For all layers at once, and only when a gate has moved: a step of Python a layer costs more
+        than the multiplication, and most steps move no gate.
+        """
+        state = (self.flat, self.kept, self.kept._version)
+        if self._spread is None or any(a is not b for a, b in zip(state, self._spread[0], strict=True)):
+            layers = [layer for layer in self.graph.layers.values() if layer.mixes]
+            columns = torch.cat([layer.columns for layer in layers]).to(self.flat.device)
+            with torch.inference_mode(False), torch.enable_grad():  # what evaluation makes, training uses
+                mask = cast(Tensor, _Spread.apply(self.flat, self.kept, columns))  # type: ignore[no-untyped-call]
+                parts = mask.split([len(layer.columns) for layer in layers])
+                self._spread = state, [part.view(-1, *[1] * axes) for part, axes in zip(parts, self._trailing, strict=True)]
+        return self._spread[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_spread": None}  # a part of autograd's graph cannot be copied
 
     @property
     def scores(self) -> dict[str, Tensor]:
@@ -232,8 +265,10 @@ class Gates:
         device = next(model.parameters()).device
         self.flat = self.flat.detach().to(device).requires_grad_()
         self.kept = self.kept.to(device)
-        for layer, module in consumers:
-            parametrize.register_parametrization(module, "weight", _Masked(self, layer), unsafe=True)
+        # How many axes of a weight come after that of its columns
+        self._trailing = [cast(Tensor, module.weight).ndim - (1 if layer.transposed else 2) for layer, module in consumers]
+        for number, (_, module) in enumerate(consumers):
+            parametrize.register_parametrization(module, "weight", _Masked(self, number), unsafe=True)
         self.model = model
         return self
 

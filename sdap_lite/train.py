@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .baselines import norm_scales
-from .budget import Report, check_rate, check_round_to, largest_rate, report, schedule, threshold
+from .budget import Report, check_rate, check_round_to, cost, largest_rate, report, schedule, threshold
 from .channels import trace
 from .checkpoint import RunFolder, read_checkpoint
 from .checks import check_device, check_images, check_model, check_number, check_plain, fingerprint
 from .data import Images, batches
 from .distill import distillation_loss
+from .folding import fold_norms
 from .gates import RULES, Gates, RootMeanSquare
 from .graph import ChannelGraph
 from .latency_table import LatencyTable
@@ -218,7 +219,7 @@ def prune(
     run = _Pruning(model, model if teacher is None else teacher, graph, scores, images, settings)
     run.run(folder, saved, progress)
     summary = report(graph, run.kept, asked=rate, unit=unit)
-    dense = run.teacher if teacher is None else copy.deepcopy(model).to(run.device)
+    dense = copy.deepcopy(model).to(run.device)
     if unit == "latency":
         summary = replace(summary, measured=time_both(dense, run.model, torch.zeros(graph.shape, device=run.device)))
     return Result(run.model.eval(), run.history, accuracy(run.model, images), settings, accuracy(dense, images), summary, graph, run.kept)
@@ -378,7 +379,9 @@ class _Pruning(_Training):
         self, model: nn.Module, teacher: nn.Module, graph: ChannelGraph, scores: dict[str, Tensor] | None, images: Images, settings: dict[str, Any]
     ) -> None:
         super().__init__(copy.deepcopy(model), images, settings)
-        self.teacher = arrange(copy.deepcopy(teacher).to(self.device), self.layout).eval().requires_grad_(False)
+        if settings["alpha"]:
+            example = torch.zeros(2, *images.train.images.shape[1:])
+            self.teacher = arrange(fold_norms(teacher, example).to(self.device), self.layout)
         self.graph = graph
         self.variant = Variant(**(settings["variant"] or {}))
         rule = RULES[settings["rule"]]
@@ -409,7 +412,7 @@ class _Pruning(_Training):
             drawn = torch.Generator().manual_seed(1_000_003 * self.settings["seed"] + step) if self.variant.noise else None
             self.kept = self.choose(rate, drawn, fill=False)
             self.gates.close(self.kept)
-            self.removed = report(self.graph, self.kept).achieved()
+            self.removed = self.share_removed()
 
     def after_backward(self) -> None:
         if self.gates is not None:
@@ -445,12 +448,16 @@ class _Pruning(_Training):
         self.team.settle(self.model)
         small = arrange(remove_channels(self.model, self.graph, kept), self.layout)
         slice_optimizer(self.optimizer, self.model, small, self.graph, kept)
-        self.model, self.removed = small, report(self.graph, kept).achieved()
+        self.model, self.removed = small, self.share_removed()
         if self.variant.recalibrate:
             shuffled = batches(self.training, self.settings["batch_size"], self.images, shuffle=torch.Generator().manual_seed(self.settings["seed"]))
             inputs = (x.to(memory_format=self.layout) for x, _ in itertools.islice(shuffled, self.variant.recalibrate))
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype != torch.float32):
                 recalibrate(small, inputs)
+
+    def share_removed(self) -> float:
+        """Of the parameters, at this moment."""
+        return 1 - cost(self.graph, self.kept) / cost(self.graph)
 
     def extra(self) -> dict[str, float]:
         return {"removed": self.removed}

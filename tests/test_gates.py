@@ -113,6 +113,44 @@ def test_gates_act_in_both_modes(training: bool) -> None:
     assert all(m.training == training for m in model.modules())
 
 
+def test_spread_masks_are_the_mask_at_the_columns(net: nn.Module, graph: ChannelGraph) -> None:
+    """Against the formula, layer by layer; made once for all, and again when a gate has moved."""
+    consumers = [layer for layer in graph.layers.values() if layer.mixes]
+    with Gates(graph).attach(net) as gates:
+        with torch.inference_mode():
+            before = gates.spread()
+        assert gates.spread() is before, "what evaluation makes, training uses"
+        gates.close(some_kept(graph, 0))
+        spread = gates.spread()
+        assert spread is not before
+        wanted = [straight_through(gates.flat, gates.kept)[layer.columns] for layer in consumers]
+        assert all(torch.equal(found.flatten(), right) for found, right in zip(spread, wanted, strict=True))
+        gradients = []
+        for masks in (wanted, spread, spread):  # a second backward pass through the same masks, too
+            torch.manual_seed(1)
+            torch.cat([mask.flatten() for mask in masks]).backward(torch.randn(sum(len(layer.columns) for layer in consumers)))
+            gradients.append(gates.flat.grad)
+            gates.flat.grad = None
+        torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-5)
+        assert torch.equal(gradients[2], gradients[1])  # type: ignore[arg-type]
+
+
+def test_gates_that_were_changed_by_hand_act() -> None:
+    model = build("vgg")
+    with torch.no_grad(), Gates(trace(model, EXAMPLE)).attach(model) as gates:
+        before = model(X.float())
+        gates.kept[0] = False
+        assert not torch.equal(model(X.float()), before)
+
+
+def test_model_with_gates_can_be_copied() -> None:
+    model = build("vgg")
+    with Gates(trace(model, EXAMPLE)).attach(model) as gates:
+        gates.close(some_kept(gates.graph, 0))
+        wanted = loss_of(model)
+        assert torch.equal(loss_of(copy.deepcopy(model)), wanted)
+
+
 # Rules
 
 

@@ -1,0 +1,68 @@
+"""How long a forward pass of the pruned network takes, held against the dense one.
+
+PyTorch and ONNX Runtime, batches of 1 and of 64, one thread; every shipped network, pruned by 75 %
+of its parameters. The channels are chosen by batch-norm scales: the time depends on widths only.
+"""
+
+import itertools
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import onnxruntime
+import torch
+from harness import Row, show, take_turns
+from torch import Tensor, nn
+
+import sdap_lite as sdap
+from sdap_lite.train import norm_scales
+
+CALLS = {1: 20, 64: 1}  # forward passes a turn, by batch size
+
+
+def in_pytorch(model: nn.Module, x: Tensor) -> Callable[[], object]:
+    """A function that runs the network."""
+
+    def run() -> None:
+        with torch.inference_mode():
+            for _ in range(CALLS[len(x)]):
+                model(x)
+
+    return run
+
+
+def in_onnx(model: nn.Module, x: Tensor) -> Callable[[], object]:
+    """The same in ONNX Runtime."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    with tempfile.TemporaryDirectory() as folder:
+        sdap.export_onnx(model, Path(folder) / "net.onnx", x[:1])
+        session = onnxruntime.InferenceSession(Path(folder) / "net.onnx", options, providers=["CPUExecutionProvider"])
+    inputs = {session.get_inputs()[0].name: x.numpy()}
+    return lambda: [session.run(None, inputs) for _ in range(CALLS[len(x)])]
+
+
+def prune(model: nn.Module, example: Tensor) -> nn.Module:
+    """The network without three quarters of its parameters."""
+    graph = sdap.trace(model, example)
+    return sdap.remove_channels(model, graph, sdap.threshold(graph, norm_scales(model, graph), 0.75))
+
+
+def measure() -> list[Row]:
+    torch.manual_seed(0)
+    rows = []
+    for shipped, batch in itertools.product(sdap.models.PRETRAINED, CALLS):
+        name, _, data = shipped.partition("-")
+        dense = getattr(sdap.models, name)(pretrained=data).eval()
+        x = torch.randn(batch, next(dense.parameters()).shape[1], 32, 32)
+        small = prune(dense, x[:1])
+        for engine, make in {"PyTorch": in_pytorch, "ONNX Runtime": in_onnx}.items():
+            times = take_turns({"pruned": make(small, x), "dense": make(dense, x)}, repeats=9)
+            limit = 0.5 if name in ("vgg", "resnet20", "resnet56") else 1.0
+            milliseconds = {kind: 1e3 * seconds / CALLS[batch] for kind, seconds in times.items()}
+            rows.append(Row(f"{shipped}, {engine}, batch {batch}: pruned", "dense", times["pruned"] / times["dense"], limit, milliseconds, unit="ms"))
+    return rows
+
+
+if __name__ == "__main__":
+    show(measure)
