@@ -7,6 +7,7 @@ Needs Chromium (or Chrome) with its driver, and ``make book``. Pictures of every
 from __future__ import annotations
 
 import functools
+import json
 import re
 import shutil
 import threading
@@ -121,8 +122,6 @@ def visit(browser: Any, base: str) -> Any:
 
     @functools.cache
     def see(name: str) -> Visit:
-        import json
-
         size(browser, *DESK)
         for log in ("browser", "performance"):
             browser.get_log(log)  # what came before is not this page's
