@@ -158,6 +158,27 @@ def test_readme_says_what_was_recorded() -> None:
     assert card["command"] in readme
 
 
+def test_promises_say_what_was_counted() -> None:
+    page, counts = (ROOT / "book/promises.md").read_text(), sdap_lite.data.recorded("trust")
+    kills, load = counts["kills"], counts["load"]
+    before, after = load["sweep"]["before"], load["sweep"]["after"]
+    deep, wide = (load[net]["trace, CPU seconds"] for net in ("deep", "wide"))
+    rows = {
+        "Runs killed and then resumed": kills["kills"],
+        **{f"… killed during {moment}": times for moment, times in kills["killed during"].items()},
+        **({"Damaged, foreign and hostile files read": counts["files"]["examples"]} if "files" in counts else {}),
+        **({"Random networks pruned": counts["networks"]["examples"]} if "networks" in counts else {}),
+        "Prunings in one process": load["sweep"]["prunings"],
+        "… memory in use afterwards": f"{after['MiB'] - before['MiB']} MiB more",
+        f"Trace of a chain of {load['deep']['layers']:,} layers": f"{deep} s",
+        f"Trace of {load['wide']['channels']:,} channels": f"{wide} s",
+    }
+    lines = [f"| {what} | {count:,} |" if isinstance(count, int) else f"| {what} | {count} |" for what, count in rows.items()]
+    assert "\n".join(lines) in page, "\n".join(lines)
+    assert kills["wrong results"] == kills["checkpoints lost"] == 0
+    assert all(after[key] == before[key] for key in ("threads", "tensors", "modules", "hooks", "files"))
+
+
 def test_nothing_is_read_that_could_run_code() -> None:
     """No bare pickle anywhere: of the library, the scripts and the chapters."""
     sources = [path for path in files() if path.suffix in (".py", ".ipynb") and path.parent.name != "tests"]
