@@ -15,7 +15,7 @@ from harness import Row, show, take_turns
 from torch import Tensor, nn
 
 import sdap_lite as sdap
-from sdap_lite.train import norm_scales
+from sdap_lite.baselines import norm_scales
 
 CALLS = {1: 20, 64: 1}  # forward passes a turn, by batch size
 
