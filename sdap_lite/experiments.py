@@ -37,7 +37,7 @@ __all__ = ["NETS", "RECIPES", "SCORES", "Recipe", "run"]
 MODE = "bf16-channels-last"  # fixed, so that the figures do not depend on what a busy machine measured
 RESULTS = Path("book/results")
 
-#: Networks by name: each a function of the images' channels and of the classes.
+#: Networks by name, each a function of the images' channels and of the classes.
 NETS: dict[str, Callable[..., nn.Module]] = {
     "vgg": models.vgg,  # a quarter of the paper's width
     "vgg-half": partial(models.vgg, width=32),
@@ -51,7 +51,7 @@ NETS: dict[str, Callable[..., nn.Module]] = {
     "torchvision:mobilenet_v2": lambda in_channels, classes: _torchvision.load().models.mobilenet_v2(num_classes=classes),
 }
 
-#: Ways to fill the score vector before pruning: model, graph, images, seed -> scores
+#: Ways to fill the score vector before pruning, each a function of model, graph, images and seed.
 SCORES: dict[str, Callable[[nn.Module, ChannelGraph, Images, int], dict[str, Tensor]]] = {
     "batch-norm scale": lambda model, graph, images, seed: baselines.norm_scales(model, graph),
     "L1": lambda model, graph, images, seed: baselines.l1(model, graph),
