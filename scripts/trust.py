@@ -67,7 +67,7 @@ def networks() -> dict[str, Any]:
 
 
 def load() -> dict[str, Any]:
-    counts = json.loads(python("load.py", "--prunings", "200"))
+    counts = json.loads(python("load.py", "--prunings", "200", ONEDNN_PRIMITIVE_CACHE_CAPACITY="0"))  # it keeps kernels for each new shape
     before, after = counts["sweep"]["before"], counts["sweep"]["after"]
     assert all(after[key] == before[key] for key in before if key != "MiB"), counts
     assert after.get("MiB", 0) - before.get("MiB", 0) <= LIMITS["MiB"], counts
@@ -94,7 +94,10 @@ STEPS: dict[str, Callable[[], dict[str, Any]]] = {"kills": kills, "inputs": inpu
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("steps", nargs="*", metavar="STEP", help=f"some of {', '.join(STEPS)}; default: all")
-    steps = parser.parse_args().steps or list(STEPS)
+    parser.add_argument("--examples", type=int, default=2000, help="networks, and damages to each kind of file (default: %(default)s)")
+    args = parser.parse_args()
+    steps = args.steps or list(STEPS)
+    ENVIRONMENT["SDAP_EXAMPLES"] = str(args.examples)
     if unknown := set(steps) - STEPS.keys():
         parser.error(f"a step must be one of {', '.join(STEPS)}, got {', '.join(sorted(unknown))}")
     counts = sdap_lite.data.recorded("trust") if RECORD.exists() else {}
@@ -102,7 +105,7 @@ def main() -> None:
         start = time.time()
         counts[step] = STEPS[step]()
         counts[step]["card"] = {
-            "command": f"python scripts/trust.py {step}",
+            "command": f"python scripts/trust.py {step}" + (f" --examples {args.examples}" if step in ("files", "networks") else ""),
             "commit": subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip(),
             "seconds": round(time.time() - start),
             "hardware": f"{platform.system()}, {platform.machine()} CPU, 1 thread",

@@ -16,7 +16,8 @@ from sdap_lite import ChannelGraph, trace
 # The same examples in every run; a slow machine is no failure.
 settings.register_profile("tests", derandomize=True, deadline=None, max_examples=40, database=None, suppress_health_check=list(HealthCheck))
 # ``make fuzz``: other examples in every run, and many.
-settings.register_profile("nightly", settings.get_profile("tests"), derandomize=False, max_examples=2000, print_blob=True)
+examples = int(os.environ.get("SDAP_EXAMPLES", "2000"))
+settings.register_profile("nightly", settings.get_profile("tests"), derandomize=False, max_examples=examples, print_blob=True)
 settings.load_profile("tests")
 os.environ.setdefault("MPLBACKEND", "Agg")
 

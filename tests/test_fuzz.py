@@ -247,7 +247,8 @@ def test_damaged_record(tmp_path_factory: pytest.TempPathFactory, change: Callab
     (folder / "speed.json").write_bytes(change(json.dumps(sealed(record), indent=1).encode()))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data.resources, "files", lambda _: folder.parents[1])
-        outcome("record", lambda: data.recorded("speed"), lambda found: assert_equal(found, record))
+        # Where the checksum's own name was damaged, the figures are whole, and that name stands beside them.
+        outcome("record", lambda: data.recorded("speed"), lambda found: assert_equal({key: found[key] for key in record}, record))
 
 
 @pytest.fixture(scope="module")
