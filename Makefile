@@ -1,5 +1,5 @@
 # make book    builds the book and runs every chapter      make lint    style and types
-# make test    tests the library and the chapters          make bench   measures
+# make test    tests the library and the chapters          make bench   measures (ONLY=name: one thing)
 # make site    tests the built book in a browser          make links   asks whether the links out of the book still lead somewhere
 # make print   the built book as one PDF                  make clean   removes all that was built
 # make repository NAME=owner/name   sets the repository's address in every file
@@ -12,9 +12,11 @@ PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/ready
 NOTEBOOKS = $(wildcard book/*.ipynb)
+JOBS ?= auto
 
 # Two threads are at best 1.7 times as fast on these networks as one, and 70 times slower where anything else wants the
 # second core: they wait for each other in every operation. With one, a figure does not depend on the machine's size either.
+# The other cores run other chapters and other tests: JOBS=2 says how many test processes, where not one a core.
 OMP_NUM_THREADS ?= 1
 export OMP_NUM_THREADS
 # glibc hands large tensors back to the system and asks for them again at each step; kept, a step is a seventh faster,
@@ -39,7 +41,8 @@ $(READY): pyproject.toml constraints.txt
 # From nothing each time: the library may have changed under a page that has not.
 book: $(READY)
 	rm -rf book/_build
-	.venv/bin/jupyter-book build book -W -n --keep-going
+	$(PY) scripts/run_chapters.py book
+	.venv/bin/jupyter-book build book --config book/_build/_config.yml -W -n --keep-going
 	@echo "The book: $(CURDIR)/book/_build/html/index.html"
 
 # After make book, with Chromium and its driver; its pictures of the pages lie in book/_build/screenshots.
@@ -54,8 +57,8 @@ links: $(READY)
 	SDAP_SCALE=tiny .venv/bin/jupyter-book build book --builder linkcheck --path-output build/links
 
 test: $(READY)
-	$(PY) -m pytest
-	SDAP_SCALE=tiny $(PY) -m pytest -W default --nbmake --nbmake-timeout=300 $(NOTEBOOKS)
+	$(PY) -m pytest -n $(JOBS)
+	SDAP_SCALE=tiny $(PY) -m pytest -n $(JOBS) -W default --nbmake --nbmake-timeout=300 $(NOTEBOOKS)
 
 lint: $(READY)
 	$(PY) -m ruff check .
