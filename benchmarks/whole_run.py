@@ -12,7 +12,7 @@ from harness import Row, show, take_turns
 import sdap_lite as sdap
 from sdap_lite.measure import choose_mode
 
-EPOCHS, IMAGES = 6, 512
+EPOCHS, IMAGES = 4, 512
 
 
 def measure() -> list[Row]:
