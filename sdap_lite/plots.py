@@ -830,3 +830,56 @@ def latencies(panels: dict[str, dict[str, Latency]], note: str) -> Figure:
     most = max(axes, key=lambda axis: len(axis.containers))
     figure.legend(*most.get_legend_handles_labels(), fontsize="small", ncols=len(names) + 1, loc="outside upper center")
     return footnote(figure, note)
+
+
+# Chapters 8 and 11
+
+
+def front(rows: Sequence[dict[str, Any]], names: Sequence[str], dense: float, note: str) -> Figure:
+    """Accuracy over size: for each method a line from rate to rate, through the means over its seeds.
+
+    Args:
+        rows: recorded runs, each with ``achieved`` and ``test``.
+        names: for each row the method; rows of one method and rate are its seeds.
+        dense: test accuracy of the network before pruning.
+        note: which images it was measured on, and that it is recorded.
+    """
+    figure, (axis,) = new_figure(height=4.0)
+    for i, kind in enumerate(dict.fromkeys(names)):
+        chosen = [row for row, name in zip(rows, names, strict=True) if name == kind]
+        points = []
+        for rate in sorted({row["rate"] for row in chosen}):
+            runs = torch.tensor([[100 * (1 - row["achieved"]), 100 * row["test"]] for row in chosen if row["rate"] == rate])
+            points.append((*runs.mean(0).tolist(), float(runs[:, 1].std(correction=min(1, len(runs) - 1)))))
+        left, test, spread = zip(*points, strict=True)
+        axis.errorbar(left, test, yerr=spread, marker=MARKERS[i % len(MARKERS)], markersize=5, color=PALETTE[i % len(PALETTE)], capsize=3, label=kind)
+    baseline(axis, 100 * dense, "dense")
+    axis.set_xlabel("parameters left (%)")
+    axis.set_ylabel("test accuracy (%)")
+    figure.legend(*axis.get_legend_handles_labels(), fontsize="x-small", loc="outside right center")
+    return footnote(figure, note)
+
+
+def effects(found: dict[str, dict[str, tuple[float, float]]], chance: float, note: str) -> Figure:
+    """What each change does to the accuracy, in points, with its standard error; a panel a rate.
+
+    Args:
+        found: name of a panel → name of a change → difference and standard error, in percentage points.
+        chance: how far the best of as many changes without any effect would come; drawn to both sides.
+        note: which images it was measured on, and that it is recorded.
+    """
+    changes = list(next(iter(found.values())))
+    figure, axes = new_figure(len(found), height=1.6 + 0.24 * len(changes))
+    for axis, (title, panel) in zip(axes, found.items(), strict=True):
+        axis.axvspan(-chance, chance, color="0.9", label="within chance")
+        for place, change in enumerate(changes):
+            value, error = panel[change]
+            color = BASELINE if abs(value) <= chance else PALETTE[2] if value > 0 else PALETTE[3]
+            axis.errorbar(value, place, xerr=error, marker=MARKERS[0], color=color, capsize=3)
+        baseline(axis, 0, "all defaults", vertical=True)
+        axis.set_yticks(range(len(changes)), changes if axis is axes[0] else [""] * len(changes), fontsize="small")
+        axis.set_ylim(len(changes) - 0.5, -0.5)
+        axis.set_title(title, fontsize="small")
+        axis.set_xlabel("difference (points)")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize="x-small", ncols=2, loc="outside upper right")
+    return footnote(figure, note)

@@ -46,6 +46,8 @@ def examples() -> dict[str, Callable[[], Figure]]:
         "latency_by_width": lambda: plots.latency_by_width([4, 8, 16], [1.0, 2.0, 5.0], [10, 40, 160]),
         "prediction": lambda: plots.prediction({"small step": pair, "whole channel": pair}, NOTE),
         "score_pairs": lambda: plots.score_pairs({"rms": pair, "signed": pair}, "first half", "second half", NOTE),
+        "front": lambda: plots.front([{**row, "achieved": row["rate"]} for row in rows], [str(row["rule"]) for row in rows], 0.85, NOTE),
+        "effects": lambda: plots.effects({"75 %": {"a": (0.5, 0.1), "b": (-2.0, 0.3)}, "90 %": {"a": (1.5, 0.1), "b": (0.0, 0.3)}}, 1.0, NOTE),
         "recorded_rows": lambda: plots.recorded_rows(rows, [str(row["rule"]) for row in rows], 0.85, NOTE),
         "group_matrix": lambda: plots.group_matrix({"residual": graph, "plain": trace(build("vgg"), EXAMPLE)}),
         "bisection": lambda: plots.bisection([100, 200, 400, 800, 1600], 500, [2, 3]),
