@@ -166,7 +166,7 @@ def test_promises_say_what_was_counted() -> None:
     rows = {
         "Runs killed and then resumed": kills["kills"],
         **{f"… killed during {moment}": times for moment, times in kills["killed during"].items()},
-        **({"Damaged, foreign and hostile files read": counts["files"]["examples"]} if "files" in counts else {}),
+        "Damaged, foreign and hostile files read": counts["files"]["examples"],
         **({"Random networks pruned": counts["networks"]["examples"]} if "networks" in counts else {}),
         "Prunings in one process": load["sweep"]["prunings"],
         "… memory in use afterwards": f"{after['MiB'] - before['MiB']} MiB more",
