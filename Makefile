@@ -43,8 +43,8 @@ book: $(READY)
 	@echo "The book: $(CURDIR)/book/_build/html/index.html"
 
 test: $(READY)
-	$(PY) -m pytest -n $(JOBS)
-	SDAP_SCALE=tiny $(PY) -m pytest -n $(JOBS) -W default --nbmake --nbmake-timeout=300 $(NOTEBOOKS)
+	$(PY) -m pytest -n $(JOBS) --junit-xml=.pytest_cache/library.xml
+	SDAP_SCALE=tiny $(PY) -m pytest -n $(JOBS) --junit-xml=.pytest_cache/chapters.xml -W default --nbmake --nbmake-timeout=300 $(NOTEBOOKS)
 
 lint: $(READY)
 	$(PY) -m ruff check .
