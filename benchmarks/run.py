@@ -62,8 +62,8 @@ def main() -> None:
     names = sys.argv[1:] or NAMES
     if unknown := set(names) - set(NAMES):
         sys.exit(f"ONLY must be one of {', '.join(NAMES)}, got {', '.join(sorted(unknown))}")
-    found = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     measured = {name: run(name) for name in names}
+    found = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     found = {name: found[name] for name in NAMES if name in found} | {name: content for name, content in measured.items() if content["rows"]}
     write_atomically(RECORD, lambda file: Path(file).write_text(json.dumps({name: found[name] for name in sorted(found)}, indent=1) + "\n"))
     failed = [name for name, content in measured.items() if content["rows"] is None or any(row["missed"] for row in content["rows"])]

@@ -904,6 +904,7 @@ def ratios(rows: dict[str, float], note: str) -> Figure:
     baseline(axis, 1, "what is wanted", vertical=True)
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter("{x:.1g}")
     axis.set_yticks(list(places), list(rows), fontsize="x-small")
     axis.invert_yaxis()
     axis.set_ylabel("comparison")
