@@ -865,13 +865,14 @@ def effects(found: dict[str, dict[str, tuple[float, float]]], chance: float, not
 
     Args:
         found: name of a panel → name of a change → difference and standard error, in percentage points.
-        chance: how far the best of as many changes without any effect would come; drawn to both sides.
+        chance: how far the best of as many changes without any effect would come, in points; 0 draws no band.
         note: which images it was measured on, and that it is recorded.
     """
     changes = list(next(iter(found.values())))
     figure, axes = new_figure(len(found), height=1.6 + 0.24 * len(changes))
     for axis, (title, panel) in zip(axes, found.items(), strict=True):
-        axis.axvspan(-chance, chance, color="0.9", label="within chance")
+        if chance:
+            axis.axvspan(-chance, chance, color="0.9", label="within chance")
         for place, change in enumerate(changes):
             value, error = panel[change]
             color = BASELINE if abs(value) <= chance else PALETTE[2] if value > 0 else PALETTE[3]
