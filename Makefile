@@ -57,8 +57,8 @@ links: $(READY)
 	SDAP_SCALE=tiny .venv/bin/jupyter-book build book --builder linkcheck --path-output build/links
 
 test: $(READY)
-	$(PY) -m pytest -n $(JOBS)
-	SDAP_SCALE=tiny $(PY) -m pytest -n $(JOBS) -W default --nbmake --nbmake-timeout=300 $(NOTEBOOKS)
+	$(PY) -m pytest -n $(JOBS) --junit-xml=.pytest_cache/library.xml
+	SDAP_SCALE=tiny $(PY) -m pytest -n $(JOBS) --junit-xml=.pytest_cache/chapters.xml -W default --nbmake --nbmake-timeout=300 $(NOTEBOOKS)
 
 lint: $(READY)
 	$(PY) -m ruff check .

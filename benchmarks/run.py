@@ -62,9 +62,9 @@ def main() -> None:
     names = sys.argv[1:] or NAMES
     if unknown := set(names) - set(NAMES):
         sys.exit(f"ONLY must be one of {', '.join(NAMES)}, got {', '.join(sorted(unknown))}")
-    found = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     measured = {name: run(name) for name in names}
-    found = {name: found[name] for name in NAMES if name in found} | {name: content for name, content in measured.items() if content["rows"] is not None}
+    found = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    found = {name: found[name] for name in NAMES if name in found} | {name: content for name, content in measured.items() if content["rows"]}
     write_atomically(RECORD, lambda file: Path(file).write_text(json.dumps({name: found[name] for name in sorted(found)}, indent=1) + "\n"))
     failed = [name for name, content in measured.items() if content["rows"] is None or any(row["missed"] for row in content["rows"])]
     sys.exit(f"\nmissed a limit, or stopped: {', '.join(failed)}" if failed else 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -286,7 +286,7 @@ class _Counter:
     def __init__(self, graph: ChannelGraph, unit: str) -> None:
         if unit not in (*UNITS, "latency"):
             raise ValueError(f"unit must be one of {', '.join(UNITS)}, latency, got {unit!r}")
-        self.graph, self.unit = graph, unit
+        self.unit = unit
         layers = [layer for layer in graph.layers.values() if layer.kind != "pad"]
         self.count = len(layers)
         self.inputs, self.input_layer = self._lines([layer.inputs for layer in layers])
@@ -337,6 +337,12 @@ def _times(graph: ChannelGraph, layers: list[str]) -> LatencyTable:
     return graph.times
 
 
-@lru_cache(maxsize=16)  # a run asks hundreds of times, always for the same graph
+# A run asks hundreds of times, always for the same graph; with the graph its counters go.
+_counters: WeakKeyDictionary[ChannelGraph, dict[str, _Counter]] = WeakKeyDictionary()
+
+
 def _counter(graph: ChannelGraph, unit: str) -> _Counter:
-    return _Counter(graph, unit)
+    known = _counters.setdefault(graph, {})
+    if unit not in known:
+        known[unit] = _Counter(graph, unit)
+    return known[unit]

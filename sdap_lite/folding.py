@@ -1,4 +1,4 @@
-r"""Batch norms that are part of the convolutions before them: a teacher that costs less. Chapter 4.
+r"""Batch norms that are part of the convolutions before them: a teacher that costs less. Chapter 5.
 
 In eval mode a batch norm multiplies each channel by a number and adds another. The convolution
 before it can do both: :math:`\gamma\,(Wx + b - \mu)/\sigma + \beta = (\gamma W/\sigma)\,x + (\gamma(b-\mu)/\sigma + \beta)`.

@@ -832,7 +832,7 @@ def latencies(panels: dict[str, dict[str, Latency]], note: str) -> Figure:
     return footnote(figure, note)
 
 
-# Chapters 8 and 11
+# Chapters 8 and 9
 
 
 def front(rows: Sequence[dict[str, Any]], names: Sequence[str], dense: float, note: str) -> Figure:
@@ -883,4 +883,100 @@ def effects(found: dict[str, dict[str, tuple[float, float]]], chance: float, not
         axis.set_title(title, fontsize="small")
         axis.set_xlabel("difference (points)")
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize="x-small", ncols=2, loc="outside upper right")
+    return footnote(figure, note)
+
+
+# What it costs
+
+
+def ratios(rows: dict[str, float], note: str) -> Figure:
+    """How each measured ratio stands to the one that is wanted.
+
+    Args:
+        rows: by name, measured over wanted; 1 is just what is wanted, below is better.
+        note: what it was measured on.
+    """
+    figure, (axis,) = new_figure(height=1.0 + 0.24 * len(rows))
+    places = range(len(rows))
+    colors = [PALETTE[0] if value <= 1 else PALETTE[3] for value in rows.values()]
+    for place, value, color in zip(places, rows.values(), colors, strict=True):
+        axis.plot([1, value], [place, place], color=color, linewidth=2)
+        axis.plot([value], [place], color=color, marker="o" if value <= 1 else "X", markersize=6)
+    baseline(axis, 1, "what is wanted", vertical=True)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter("{x:.1g}")
+    axis.set_yticks(list(places), list(rows), fontsize="x-small")
+    axis.invert_yaxis()
+    axis.set_ylabel("comparison")
+    axis.set_xlabel("measured / wanted (left of the line is better)")
+    axis.legend(fontsize="x-small")
+    return footnote(figure, note)
+
+
+def time_parts(parts: dict[str, dict[str, float]], note: str) -> Figure:
+    """Where the time of a training step goes: a stacked bar for each kind of step.
+
+    Args:
+        parts: kind of step → part of it → milliseconds; the first kind is the baseline.
+        note: what it was measured on.
+    """
+    figure, (axis,) = new_figure(height=1.4 + 0.45 * len(parts))
+    left = dict.fromkeys(parts, 0.0)
+    names = list(dict.fromkeys(name for line in parts.values() for name in line))
+    for i, name in enumerate(names):
+        values = [line.get(name, 0.0) for line in parts.values()]
+        hatch = ("", "//", "..", "xx", "\\\\", "++")[i % 6]
+        axis.barh(list(parts), values, left=list(left.values()), color=PALETTE[i], hatch=hatch, edgecolor="white", label=name)
+        left = {kind: left[kind] + value for kind, value in zip(parts, values, strict=True)}
+    baseline(axis, next(iter(left.values())), f"{next(iter(parts))}, in all", vertical=True)
+    axis.invert_yaxis()
+    axis.grid(False, axis="y")
+    axis.set_xlabel("processor time of a step (ms)")
+    axis.set_ylabel("step")
+    figure.legend(*axis.get_legend_handles_labels(), fontsize="small", ncols=4, loc="outside upper center")
+    return footnote(figure, note)
+
+
+def cost_growth(panels: dict[str, tuple[Sequence[float], dict[str, Sequence[float]]]]) -> Figure:
+    """How counted costs grow with a network's size, relative to the smallest; both axes logarithmic.
+
+    Args:
+        panels: what grows → its values, and for each cost the cost at each value.
+    """
+    figure, axes = new_figure(len(panels), height=3.2)
+    for axis, (label, (values, costs)) in zip(axes, panels.items(), strict=True):
+        for i, (name, line) in enumerate(costs.items()):
+            axis.plot(list(values), [cost / line[0] for cost in line], marker=MARKERS[i], color=PALETTE[i], label=name)
+        baseline(axis, 1, "the smallest")
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log", base=2)
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_formatter("{x:g}")
+        axis.set_xlabel(label)
+        axis.set_ylabel("times the smallest's")
+        axis.legend(fontsize="x-small")
+    return figure
+
+
+def hours_by_devices(hours: dict[str, dict[int, float]], note: str) -> Figure:
+    """How long a run takes on several devices, against perfect scaling; both axes logarithmic.
+
+    Args:
+        hours: name of the run → number of devices → hours.
+        note: where the estimate comes from.
+    """
+    figure, (axis,) = new_figure(height=3.4)
+    for i, (name, line) in enumerate(hours.items()):
+        axis.plot(list(line), list(line.values()), marker=MARKERS[i], color=PALETTE[i], label=name)
+        devices, first = next(iter(line.items()))
+        perfect = [first * devices / count for count in line]
+        axis.plot(list(line), perfect, color=BASELINE, linestyle="--", linewidth=1.2, label=None if i else "perfect scaling")
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_formatter("{x:g}")
+    axis.set_xlabel("devices")
+    axis.set_ylabel("hours")
+    axis.legend(fontsize="small")
     return footnote(figure, note)

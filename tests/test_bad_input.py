@@ -97,7 +97,7 @@ TABLE: dict[str, tuple[Callable[[], object], str]] = {
     "rate: truth": (pruning(rate=True), RATE + "True"),
     "rate: a tensor": (pruning(rate=torch.tensor(0.5)), RATE + "tensor(0.5000)"),
     "rate: cannot be reached": (pruning(rate=0.999), f"rate must be at most {LARGEST} for this network, where every layer keeps one channel, got 0.999"),
-    "rate: of no known unit": (pruning(unit="flops"), "unit must be one of params, macs, channels, got 'flops'"),
+    "rate: of no known unit": (pruning(unit="flops"), "unit must be one of params, macs, channels, latency, got 'flops'"),
     # settings
     "epochs: none": (pruning(epochs=0), "epochs must be a whole number from 1 on, got 0"),
     "epochs: half": (training(epochs=1.5), "epochs must be a whole number from 1 on, got 1.5"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from sdap_lite import (
     time_layers,
     trace,
 )
+from sdap_lite.checkpoint import RunFolder
 from sdap_lite.latency_table import monotone
 from sdap_lite.timing import call_time, time_both
 
@@ -294,16 +294,16 @@ class Stopped(Exception):
 def test_resumed_run_goes_on_with_its_own_times(clocked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine is another one by then; the table is not."""
     whole = prune(build("vgg"), pictures(), **SETTINGS)
-    write: Callable[..., None] = loop.write_checkpoint
+    write = RunFolder.write
 
-    def write_and_stop(folder: Path, content: dict[str, Any]) -> None:
-        write(folder, content)
+    def write_and_stop(self: RunFolder, content: dict[str, Any]) -> None:
+        write(self, content)
         raise Stopped
 
-    monkeypatch.setattr(loop, "write_checkpoint", write_and_stop)
+    monkeypatch.setattr(RunFolder, "write", write_and_stop)
     with pytest.raises(Stopped):
         prune(build("vgg"), pictures(), **SETTINGS, checkpoint=tmp_path)
-    monkeypatch.setattr(loop, "write_checkpoint", write)
+    monkeypatch.setattr(RunFolder, "write", write)
     monkeypatch.setattr(loop, "time_layers", None)
     resumed = prune(build("vgg"), pictures(), **SETTINGS, resume=tmp_path)
     assert resumed.settings["times"] == whole.settings["times"]

@@ -36,6 +36,10 @@ def examples() -> dict[str, Callable[[], Figure]]:
     epochs = [{"epoch": 1, "validation": 0.5}, {"epoch": 2, "validation": 0.7}]
     runs = [{"net": net, "seed": seed, "test": 0.7, "history": epochs} for net in ("vgg", "resnet20") for seed in range(2)]
     return {
+        "ratios": lambda: plots.ratios({"step": 0.9, "memory": 1.2}, NOTE),
+        "time_parts": lambda: plots.time_parts({"plain": {"forward": 1.0, "backward": 2.0}, "gated": {"forward": 1.0, "teacher": 0.5}}, NOTE),
+        "cost_growth": lambda: plots.cost_growth({"width": ([1, 2, 4], {"MACs": [1, 4, 16]}), "depth": ([1, 2], {"MACs": [1, 2]})}),
+        "hours_by_devices": lambda: plots.hours_by_devices({"plain": {1: 100.0, 8: 13.0}, "pruned": {1: 90.0, 8: 12.0}}, NOTE),
         "image_grid": lambda: plots.image_grid(pictures(), columns=4),
         "layer_costs": lambda: plots.layer_costs({"a": 10, "b": 30}, {"a": 500, "b": 100}),
         "loss_increases": lambda: plots.loss_increases(values, NOTE),
@@ -169,3 +173,15 @@ def test_latencies_are_bars_of_their_heights_and_names() -> None:
     assert [[patch.get_height() for patch in axes.patches] for axes in figure.axes] == [[9.0], [4.0, 2.0]]
     assert [axes.lines[-1].get_ydata()[0] for axes in figure.axes] == [9.0, 4.0], "the baseline is the first network's"
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {"dense", "int8", "as dense"}
+
+
+def test_a_missed_ratio_is_marked_otherwise() -> None:
+    (axes,) = plots.ratios({"step": 0.9, "memory": 1.2}, NOTE).axes
+    marks = [line.get_marker() for line in axes.lines if line.get_marker() != "None"]
+    assert marks == ["o", "X"]
+
+
+def test_time_parts_add_up() -> None:
+    parts = {"plain": {"forward": 1.0, "backward": 2.0}, "gated": {"forward": 1.0, "teacher": 0.5}}
+    (axes,) = plots.time_parts(parts, NOTE).axes
+    assert [max(bar.get_x() + bar.get_width() for bar in bars) for bars in zip(*axes.containers, strict=True)] == [3.0, 1.5]

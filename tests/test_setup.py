@@ -158,6 +158,15 @@ def test_readme_says_what_was_recorded() -> None:
     assert card["command"] in readme
 
 
+def test_readme_says_what_the_rivals_reached() -> None:
+    readme, recorded = (ROOT / "README.md").read_text(), sdap_lite.data.recorded("rivals-vgg")
+    for arm in {row["arm"] for row in recorded["rows"]}:
+        tests = [[100 * row["test"] for row in recorded["rows"] if (row["arm"], row["rate"]) == (arm, rate)] for rate in (0.75, 0.9)]
+        assert f"| {arm} | " + " | ".join(f"{mean(found):.2f} ± {stdev(found):.2f} %" for found in tests) + " |" in readme
+        assert all(len(found) == 3 for found in tests)
+    assert recorded["card"]["command"] in readme
+
+
 def test_promises_say_what_was_counted() -> None:
     page, counts = (ROOT / "book/promises.md").read_text(), sdap_lite.data.recorded("trust")
     kills, load = counts["kills"], counts["load"]
