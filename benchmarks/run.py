@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import sdap_lite as sdap
-from sdap_lite.checkpoint import write_atomically
+from sdap_lite.checkpoint import read_sealed, write_sealed
 
 HERE = Path(__file__).parent
 NAMES = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("run", "harness"))
@@ -63,9 +63,9 @@ def main() -> None:
     if unknown := set(names) - set(NAMES):
         sys.exit(f"ONLY must be one of {', '.join(NAMES)}, got {', '.join(sorted(unknown))}")
     measured = {name: run(name) for name in names}
-    found = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    found = read_sealed(RECORD) if RECORD.exists() else {}
     found = {name: found[name] for name in NAMES if name in found} | {name: content for name, content in measured.items() if content["rows"]}
-    write_atomically(RECORD, lambda file: Path(file).write_text(json.dumps({name: found[name] for name in sorted(found)}, indent=1) + "\n"))
+    write_sealed(RECORD, {name: found[name] for name in sorted(found)})
     failed = [name for name, content in measured.items() if content["rows"] is None or any(row["missed"] for row in content["rows"])]
     sys.exit(f"\nmissed a limit, or stopped: {', '.join(failed)}" if failed else 0)
 
