@@ -31,7 +31,10 @@ def main() -> None:
     for name, value in sorted(seconds.items()):
         print(f"{value:6.1f} s  {name}")
     (build / "seconds.json").write_text(json.dumps({"all": time.perf_counter() - start, "chapters": seconds}))
-    config = (book / "_config.yml").read_text().replace("execute_notebooks: force", "execute_notebooks: cache")
+    config = (book / "_config.yml").read_text()
+    for old, new in (("execute_notebooks: force", "execute_notebooks: cache"), ("book_pages: _extensions", "book_pages: ../_extensions")):
+        assert old in config  # paths in a configuration are those from its folder
+        config = config.replace(old, new)
     (build / "_config.yml").write_text(config)
 
 
