@@ -54,6 +54,10 @@ class Rule(Protocol):
         """The new scores, from the old ones and the gradient of this step; both of shape [channels]."""
         ...
 
+    def keep(self, channels: Tensor) -> None:
+        """Forgets the channels that are cut out; ``channels`` is bool, of shape [channels]."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """What the next call depends on."""
         ...
@@ -68,6 +72,9 @@ class Frozen:
 
     def __call__(self, scores: Tensor, gradient: Tensor) -> Tensor:
         return scores
+
+    def keep(self, channels: Tensor) -> None:
+        pass
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -115,6 +122,10 @@ class RootMeanSquare:
         self.steps += 1
         seen = 1.0 if self.started else 1 - self.decay**self.steps
         return (self.mean / seen).sqrt().to(scores)
+
+    def keep(self, channels: Tensor) -> None:
+        if self.mean is not None:
+            self.mean = self.mean[channels.to(self.mean.device)]
 
     def state_dict(self) -> dict[str, Any]:
         return {"mean": self.mean, "steps": self.steps, "started": self.started}
@@ -287,6 +298,23 @@ class Gates:
                 # It comes back behind the bias, but an optimizer's state goes by the order of parameters.
                 module._parameters = {"weight": module._parameters.pop("weight"), **module._parameters}
         self.model = None
+
+    def narrowed(self, kept: dict[str, Tensor]) -> Gates:
+        """The gates of what surgery leaves, all open, with scores and rule as they were; the rule goes over to them.
+
+        Args:
+            kept: for each prunable group a bool tensor.
+
+        Raises:
+            RuntimeError: the gates are attached.
+        """
+        if self.model is not None:
+            raise RuntimeError("these gates are attached to a model: detach() them first")
+        stays = self.graph.join(kept, True).to(self.flat.device)
+        small = Gates(self.graph.narrowed(kept), self.rule)
+        small.rule.keep(stays)
+        small.flat = self.flat.detach()[stays].requires_grad_()
+        return small
 
     def __enter__(self) -> Gates:
         return self

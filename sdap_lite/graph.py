@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -155,6 +155,32 @@ class ChannelGraph:
                 raise ValueError(f"group {name!r} has {len(group)} channels, got a tensor of shape {list(parts[name].shape)}")
             flat[group.start : group.stop] = parts[name]
         return flat
+
+    def narrowed(self, kept: dict[str, Tensor]) -> ChannelGraph:
+        """The graph of what :func:`sdap_lite.remove_channels` leaves, as a new trace would find it.
+
+        Args:
+            kept: for each prunable group a bool tensor.
+
+        >>> from sdap_lite import models, threshold, trace
+        >>> graph = trace(models.VGG(11, width=8), torch.zeros(1, 3, 32, 32))
+        >>> kept = threshold(graph, graph.split(torch.arange(float(len(graph)))), 0.75)
+        >>> len(graph), len(graph.narrowed(kept)) == int(graph.join(kept, True).sum())
+        (357, True)
+        """
+        flat = self.join(kept, True).cpu()
+        before = torch.cat([torch.zeros(1, dtype=torch.long), flat.cumsum(0)])  # how many are left of those before each channel
+
+        def left(line: Tensor) -> Tensor:
+            return before[line[flat[line]]]
+
+        return replace(
+            self,
+            layers={name: replace(layer, inputs=left(layer.inputs), outputs=left(layer.outputs)) for name, layer in self.layers.items()},
+            groups={name: replace(group, start=int(before[group.start]), stop=int(before[group.stop])) for name, group in self.groups.items()},
+            removable=self.removable[flat],
+            kept=tuple(replace(note, channels=left(note.channels)) for note in self.kept),
+        )
 
     def __str__(self) -> str:
         width = max([5, *(len(name) for name in self.groups)])

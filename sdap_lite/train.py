@@ -137,6 +137,7 @@ def prune(
     temperature: float = 4.0,
     alpha: float = 0.9,
     ramp: float = 0.5,
+    cuts: int = 2,
     rule: str = "rms",
     scores: dict[str, Tensor] | None = None,
     cost_power: float = 0.5,
@@ -165,7 +166,9 @@ def prune(
         lr: the highest learning rate.
         temperature: of the distillation (:func:`sdap_lite.distillation_loss`).
         alpha: the teacher's share in the loss; 0 trains without a teacher.
-        ramp: the share of the run after which the rate is reached and surgery happens.
+        ramp: the share of the run after which the rate is reached and the last surgery happens.
+        cuts: surgeries along the ramp, evenly spaced: each cuts out what is closed at that moment, so that the run goes on
+            with a smaller network. With 1, a closed channel may open again until the ramp's end.
         rule: how scores learn: ``"rms"``, ``"straight-through"`` or ``"frozen"``.
         scores: those that the gates start from, for each prunable group a tensor, such as :mod:`sdap_lite.baselines` gives;
             default: the batch-norm scales where they stay frozen, else zero.
@@ -198,6 +201,8 @@ def prune(
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
     check_round_to(round_to)
+    if isinstance(cuts, bool) or not isinstance(cuts, int) or cuts < 1:
+        raise ValueError(f"cuts must be a whole number from 1 on, got {cuts!r}")
     settings = _settings(images, epochs, lr, batch_size, weight_decay, validation, seed, device)
     check_plain(model)
     classes = check_model(model, images)
@@ -210,7 +215,8 @@ def prune(
         settings["times"] = graph.times.state_dict()
     if rate > largest_rate(graph, unit, round_to):
         raise ValueError(f"rate must be at most {largest_rate(graph, unit, round_to):.4f} for this network, where every layer keeps one channel, got {rate}")
-    settings.update(kind="prune", rate=rate, unit=unit, temperature=temperature, alpha=alpha, ramp=ramp, rule=rule, cost_power=cost_power, round_to=round_to)
+    settings.update(kind="prune", rate=rate, unit=unit, temperature=temperature, alpha=alpha, ramp=ramp, cuts=cuts)
+    settings.update(rule=rule, cost_power=cost_power, round_to=round_to)
     settings.update(model=fingerprint(model.state_dict().values()), teacher="" if teacher is None else fingerprint(teacher.state_dict().values()))
     settings.update(scores=_check_scores(scores, graph), variant=(variant and variant.differs) or None)
     folder, saved = _open(settings, mode, checkpoint, resume, model, images)
@@ -373,7 +379,10 @@ class _Training:
 
 
 class _Pruning(_Training):
-    """Gates and a teacher until the ramp's end; then surgery, and the small model with the teacher."""
+    """Gates and a teacher until the ramp's end, with surgery on the way; then the small model with the teacher.
+
+    ``graph`` and ``gates`` are of the model as it is now; ``stays`` says which channels of ``whole`` that has.
+    """
 
     def __init__(
         self, model: nn.Module, teacher: nn.Module, graph: ChannelGraph, scores: dict[str, Tensor] | None, images: Images, settings: dict[str, Any]
@@ -382,7 +391,8 @@ class _Pruning(_Training):
         if settings["alpha"]:
             example = torch.zeros(2, *images.train.images.shape[1:])
             self.teacher = arrange(fold_norms(teacher, example).to(self.device), self.layout)
-        self.graph = graph
+        self.graph = self.whole = graph
+        self.stays = torch.ones(len(graph), dtype=torch.bool)
         self.variant = Variant(**(settings["variant"] or {}))
         rule = RULES[settings["rule"]]
         self.gates: Gates | None = Gates(graph, rule(self.variant.decay) if rule is RootMeanSquare else rule())
@@ -390,6 +400,7 @@ class _Pruning(_Training):
             self.gates.scores = scores
         self.gates.attach(self.model)
         self.kept: dict[str, Tensor] = graph.split(torch.ones(len(graph), dtype=torch.bool))
+        self.cuts = 0  # surgeries on the way so far
         self.removed = 0.0
 
     def loss(self, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -402,16 +413,21 @@ class _Pruning(_Training):
         return distillation_loss(logits, teacher, y, temperature=self.settings["temperature"], alpha=self.settings["alpha"])
 
     def before_step(self, step: int) -> None:
-        progress = step / self.total_steps
+        progress, ramp = step / self.total_steps, self.settings["ramp"]
         if self.gates is None:
             return
-        if progress >= self.settings["ramp"]:
-            self.operate(self.choose(self.settings["rate"], round_to=self.settings["round_to"]))
+        if progress >= ramp:
+            self.operate(self.choose_last())
         elif step % CLOSE_EVERY == 0:
-            rate = schedule(progress, self.settings["rate"], self.settings["ramp"])
+            rate = schedule(progress, self.settings["rate"], ramp)
             drawn = torch.Generator().manual_seed(1_000_003 * self.settings["seed"] + step) if self.variant.noise else None
-            self.kept = self.choose(rate, drawn, fill=False)
-            self.gates.close(self.kept)
+            kept = self.choose(rate, drawn, fill=False)
+            due = math.floor(progress / ramp * self.settings["cuts"])
+            if due > self.cuts:
+                self.cuts = due
+                kept = self.cut(self.choose(rate, drawn, round_to=self.settings["round_to"]))
+            self.kept = self.of_whole(kept)
+            self.gates.close(kept)
             self.removed = self.share_removed()
 
     def after_backward(self) -> None:
@@ -423,55 +439,96 @@ class _Pruning(_Training):
 
     def finish(self) -> None:
         if self.gates is not None:  # a ramp so long that the run ended in it
-            self.operate(self.choose(self.settings["rate"], round_to=self.settings["round_to"]))
+            self.operate(self.choose_last())
 
     def choose(self, rate: float, drawn: torch.Generator | None = None, **arguments: Any) -> dict[str, Tensor]:
-        """The channels to keep, by the scores as they are, or drawn by them."""
+        """The channels to keep of those that are here, by the scores as they are, or drawn by them."""
         assert self.gates is not None
         scores = self.gates.scores
         if self.variant.floor:
             scores = floored(scores, self.variant.floor)
         if drawn is not None:
             scores = noisy(scores, self.variant.noise, drawn)
-        at = self.kept if self.variant.current_costs else None
-        return threshold(self.graph, scores, rate, unit=self.settings["unit"], cost_power=self.settings["cost_power"], at=at, **arguments)
+        at = self.graph.split(self.gates.kept) if self.variant.current_costs else None
+        unit = self.settings["unit"]
+        return threshold(self.graph, scores, self.still_to_go(rate, self.graph), unit=unit, cost_power=self.settings["cost_power"], at=at, **arguments)
+
+    def choose_last(self) -> dict[str, Tensor]:
+        return self.choose(self.settings["rate"], round_to=self.settings["round_to"])
+
+    def still_to_go(self, rate: float, graph: ChannelGraph) -> float:
+        """What share of a smaller network must go, so that the rate is that of the whole one."""
+        unit = self.settings["unit"]
+        target = math.floor((1 - rate) * cost(self.whole, unit=unit) + 1e-9)
+        return max(0.0, 1 - target / cost(graph, unit=unit))
+
+    def of_whole(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same choice, said of the whole network's channels."""
+        flat = self.stays.clone()
+        flat[self.stays] = self.graph.join(kept, True).cpu()
+        return self.whole.split(flat)
 
     def place(self, progress: float) -> float:
         ramp = self.settings["ramp"]
         return (progress - ramp) / (1 - ramp) if self.variant.restart and ramp <= progress < 1 else progress
 
-    def operate(self, kept: dict[str, Tensor]) -> None:
-        """The masks freeze, and the run goes on with the small model and its share of the optimizer."""
+    def cut(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Surgery on the way: what is not kept goes, with its gates; returns what is kept of the rest, which is all."""
+        assert self.gates is not None
+        small = self.graph.narrowed(kept)
+        if self.still_to_go(self.settings["rate"], small) > largest_rate(small, self.settings["unit"], self.settings["round_to"]):
+            return kept  # the last choice will need a channel that is closed at this moment
+        self.narrow(kept)
+        return self.graph.split(torch.ones(len(self.graph), dtype=torch.bool))
+
+    def narrow(self, kept: dict[str, Tensor]) -> None:
+        """The run goes on with the smaller model, its gates and its share of the optimizer."""
         assert self.gates is not None
         self.gates.detach()
-        self.gates, self.kept = None, kept
+        self.gates = self.gates.narrowed(kept)
+        self.remove(kept)
+        self.gates.attach(self.model)
+
+    def remove(self, kept: dict[str, Tensor]) -> None:
+        """The smaller model takes the model's place, and its optimizer with it."""
         self.team.settle(self.model)
         small = arrange(remove_channels(self.model, self.graph, kept), self.layout)
         slice_optimizer(self.optimizer, self.model, small, self.graph, kept)
-        self.model, self.removed = small, self.share_removed()
+        self.stays = self.whole.join(self.of_whole(kept), True)
+        self.model, self.graph = small, self.graph.narrowed(kept)
+
+    def operate(self, kept: dict[str, Tensor]) -> None:
+        """The masks freeze; surgery for the last time."""
+        assert self.gates is not None
+        self.gates.detach()
+        self.gates, self.kept = None, self.of_whole(kept)
+        self.remove(kept)
+        self.removed = self.share_removed()
         if self.variant.recalibrate:
             shuffled = batches(self.training, self.settings["batch_size"], self.images, shuffle=torch.Generator().manual_seed(self.settings["seed"]))
             inputs = (x.to(memory_format=self.layout) for x, _ in itertools.islice(shuffled, self.variant.recalibrate))
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype != torch.float32):
-                recalibrate(small, inputs)
+                recalibrate(self.model, inputs)
 
     def share_removed(self) -> float:
         """Of the parameters, at this moment."""
-        return 1 - cost(self.graph, self.kept) / cost(self.graph)
+        return 1 - cost(self.whole, self.kept) / cost(self.whole)
 
     def extra(self) -> dict[str, float]:
         return {"removed": self.removed}
 
     def state(self) -> dict[str, Any]:
         gates = None if self.gates is None else self.gates.state_dict()
-        return {**super().state(), "gates": gates, "kept": self.kept, "removed": self.removed}
+        return {**super().state(), "gates": gates, "kept": self.kept, "stays": self.stays, "cuts": self.cuts, "removed": self.removed}
 
     def load_state(self, state: dict[str, Any]) -> None:
         if state["gates"] is None:
             self.operate(state["kept"])
         elif self.gates is not None:
+            if not bool(state["stays"].all()):
+                self.narrow(self.whole.split(state["stays"]))
             self.gates.load_state_dict(state["gates"])
-        self.kept, self.removed = state["kept"], state["removed"]
+        self.kept, self.cuts, self.removed = state["kept"], state["cuts"], state["removed"]
         super().load_state(state)
 
 
