@@ -16,40 +16,26 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import __version__, _torchvision, baselines, data, models, saving
+from . import __version__, baselines, data, saving
 from .channels import trace
 from .checkpoint import NAME, read_checkpoint, read_sealed, write_sealed
 from .data import Images
 from .graph import ChannelGraph
 from .measure import accuracy, best_device, count_macs, count_params, latency
+from .models import NETS
 from .train import Result, prune, train
 from .variants import Variant
 
-__all__ = ["NETS", "RECIPES", "SCORES", "Recipe", "run"]
+__all__ = ["RECIPES", "SCORES", "Recipe", "run"]
 
 MODE = "bf16-channels-last"  # fixed, so that the figures do not depend on what a busy machine measured
 RESULTS = Path("book/results")
-
-#: Networks by name, each a function of the images' channels and of the classes.
-NETS: dict[str, Callable[..., nn.Module]] = {
-    "vgg": models.vgg,  # a quarter of the paper's width
-    "vgg-half": partial(models.vgg, width=32),
-    "vgg-full": partial(models.vgg, width=64),
-    "resnet20": models.resnet20,
-    "resnet56": models.resnet56,
-    "mobilenetv2-half": partial(models.mobilenetv2, width=0.5),
-    "mobilenetv2": models.mobilenetv2,
-    "densenet40": models.densenet40,
-    "torchvision:resnet18": lambda in_channels, classes: _torchvision.load().models.resnet18(num_classes=classes),
-    "torchvision:mobilenet_v2": lambda in_channels, classes: _torchvision.load().models.mobilenet_v2(num_classes=classes),
-}
 
 #: Ways to fill the score vector before pruning, each a function of model, graph, images and seed.
 SCORES: dict[str, Callable[[nn.Module, ChannelGraph, Images, int], dict[str, Tensor]]] = {
@@ -66,11 +52,11 @@ class Recipe:
     """One experiment.
 
     Attributes:
-        net: a key of :data:`NETS`.
+        net: a key of :data:`sdap_lite.models.NETS`.
         data: an image set of :func:`sdap_lite.data.load`.
         epochs: of pruning.
         arms: by name, what each does differently: arguments of :func:`sdap_lite.prune`, of which ``scores`` names
-            one of :data:`SCORES`, ``teacher`` one of :data:`NETS` and ``variant`` the fields of a
+            one of :data:`SCORES`, ``teacher`` one of :data:`sdap_lite.models.NETS` and ``variant`` the fields of a
             :class:`sdap_lite.variants.Variant`; ``net``; or ``scratch``, to train the small
             network of another arm from random weights.
         rates: to prune at.
@@ -132,38 +118,36 @@ GATE_RULES = {
 }
 # The open questions, each as one change to the settings of the first arm; chosen on validation images: chapter 11
 ONE_CUT: dict[str, Any] = {"ramp": 0.5, "cuts": 1}
-ABLATION: dict[str, dict[str, Any]] = {
-    name: {**ONE_CUT, **change}
-    for name, change in {
-        "sdap": {},
-        "two cuts": {"cuts": 2},
-        "ramp 0.3": {"ramp": 0.3},
-        "ramp 0.3, two cuts": {"ramp": 0.3, "cuts": 2},
-        "start: Taylor, decay 0.999": {"scores": "Taylor", "variant": {"decay": 0.999}},
-        "gradient of the labels' loss": {"variant": {"labels": True}},
-        "current costs": {"variant": {"current_costs": True}},
-        "floor 0.1": {"variant": {"floor": 0.1}},
-        "learning rate 0.05": {"lr": 0.05},
-        "alpha 1": {"alpha": 1.0},
-        "cost power 0": {"cost_power": 0.0},
-        "cost power 1": {"cost_power": 1.0},
-        "Taylor, taken once, cost power 0": _fixed("Taylor"),
-        "restart": {"variant": {"restart": True}},
-        "start: Taylor, decay 0.999, labels": {"scores": "Taylor", "variant": {"decay": 0.999, "labels": True}},
-        "temperature 2": {"temperature": 2.0},
-        "alpha 0.5": {"alpha": 0.5},
-        "decay 0.9": {"variant": {"decay": 0.9}},
-        "decay 0.999": {"variant": {"decay": 0.999}},
-        "start: Taylor": {"scores": "Taylor"},
-        "start: batch-norm scale": {"scores": "batch-norm scale"},
-        "Taylor, taken once": {"rule": "frozen", "scores": "Taylor"},
-        "current costs, power 1": {"cost_power": 1.0, "variant": {"current_costs": True}},
-        "noise 0.3": {"variant": {"noise": 0.3}},
-        "ramp 0.7": {"ramp": 0.7},
-        "learning rate 0.01": {"lr": 0.01},
-        "recalibrate": {"variant": {"recalibrate": 20}},
-    }.items()
+CHANGES: dict[str, dict[str, Any]] = {
+    "sdap": {},
+    "two cuts": {"cuts": 2},
+    "ramp 0.3": {"ramp": 0.3},
+    "ramp 0.3, two cuts": {"ramp": 0.3, "cuts": 2},
+    "start: Taylor, decay 0.999": {"scores": "Taylor", "variant": {"decay": 0.999}},
+    "gradient of the labels' loss": {"variant": {"labels": True}},
+    "current costs": {"variant": {"current_costs": True}},
+    "floor 0.1": {"variant": {"floor": 0.1}},
+    "learning rate 0.05": {"lr": 0.05},
+    "alpha 1": {"alpha": 1.0},
+    "cost power 0": {"cost_power": 0.0},
+    "cost power 1": {"cost_power": 1.0},
+    "Taylor, taken once, cost power 0": _fixed("Taylor"),
+    "restart": {"variant": {"restart": True}},
+    "start: Taylor, decay 0.999, labels": {"scores": "Taylor", "variant": {"decay": 0.999, "labels": True}},
+    "temperature 2": {"temperature": 2.0},
+    "alpha 0.5": {"alpha": 0.5},
+    "decay 0.9": {"variant": {"decay": 0.9}},
+    "decay 0.999": {"variant": {"decay": 0.999}},
+    "start: Taylor": {"scores": "Taylor"},
+    "start: batch-norm scale": {"scores": "batch-norm scale"},
+    "Taylor, taken once": {"rule": "frozen", "scores": "Taylor"},
+    "current costs, power 1": {"cost_power": 1.0, "variant": {"current_costs": True}},
+    "noise 0.3": {"variant": {"noise": 0.3}},
+    "ramp 0.7": {"ramp": 0.7},
+    "learning rate 0.01": {"lr": 0.01},
+    "recalibrate": {"variant": {"recalibrate": 20}},
 }
+ABLATION = {name: ONE_CUT | change for name, change in CHANGES.items()}
 
 #: The experiments by name; ``python -m sdap_lite experiment --list`` shows them.
 RECIPES: dict[str, Recipe] = {
@@ -404,14 +388,19 @@ class _Experiment:
         return NETS[net](in_channels=self.example.shape[1], classes=len(self.images.classes), **pretrained)
 
     def folder(self, settings: dict[str, Any]) -> Path:
-        """Where a row's checkpoint lies: its settings are the name."""
-        words = [str(settings["net"]), *(f"{key}-{value}" for key, value in settings.items() if key != "net")]
-        return self.work / re.sub(r"[^\w.-]+", "-", "_".join(words))
+        """Where a row's checkpoint lies."""
+        return self.work / folder_name(settings)
 
     def going_on(self, folder: Path) -> dict[str, Any]:
         """Arguments of a run that goes on from its checkpoint, where there is one."""
         folder.mkdir(parents=True, exist_ok=True)
         return {"mode": MODE, "checkpoint": folder, "resume": folder if (folder / NAME).is_file() else None, "progress": self.progress}
+
+
+def folder_name(settings: dict[str, Any]) -> str:
+    """The name of the folder of a row's checkpoint and pruned network: its settings."""
+    words = [str(settings["net"]), *(f"{key}-{value}" for key, value in settings.items() if key != "net")]
+    return re.sub(r"[^\w.-]+", "-", "_".join(words))
 
 
 # ---------------------------------------------------------------------------------------------

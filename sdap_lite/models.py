@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,14 +18,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import _torchvision
+from . import _torchvision, saving
+from .checkpoint import read_sealed
 from .layers import ChannelPad
 
-__all__ = ["PRETRAINED", "VGG", "DenseNet", "MobileNetV2", "ResNet", "densenet40", "mobilenetv2", "resnet20", "resnet56", "stock", "vgg"]
+__all__ = [
+    "NETS",
+    "PRETRAINED",
+    "PRUNED",
+    "VGG",
+    "DenseNet",
+    "MobileNetV2",
+    "ResNet",
+    "densenet40",
+    "mobilenetv2",
+    "pruned",
+    "pruned_card",
+    "resnet20",
+    "resnet56",
+    "stock",
+    "vgg",
+]
 
 BUNDLED = Path(__file__).parent / "bundled"
 #: The pretrained weights that lie in the package, as ``"<net>-<data>"``.
 PRETRAINED = tuple(sorted(path.stem for path in BUNDLED.glob("*-*.safetensors")))
+#: The pruned networks that lie in the package, as ``"<net>-<data>-<percent of the parameters gone>"``.
+PRUNED = tuple(sorted(path.stem for path in (BUNDLED / "pruned").glob("*.safetensors")))
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> list[nn.Module]:
@@ -271,6 +291,54 @@ def stock(name: str, *, pretrained: str | None = None, num_classes: int = 10, **
     """
     build = _torchvision.load().models.get_model
     return _build(name, pretrained, lambda **s: build(name, weights=None, **s), {"num_classes": num_classes, **options})
+
+
+#: Networks by the names that recipes and cards use, each a function of the images' channels and of the classes.
+NETS: dict[str, Callable[..., nn.Module]] = {
+    "vgg": vgg,  # a quarter of the paper's width
+    "vgg-half": partial(vgg, width=32),
+    "vgg-full": partial(vgg, width=64),
+    "resnet20": resnet20,
+    "resnet56": resnet56,
+    "mobilenetv2-half": partial(mobilenetv2, width=0.5),
+    "mobilenetv2": mobilenetv2,
+    "densenet40": densenet40,
+    "torchvision:resnet18": lambda in_channels, classes: stock("resnet18", num_classes=classes),
+    "torchvision:mobilenet_v2": lambda in_channels, classes: stock("mobilenet_v2", num_classes=classes),
+}
+
+
+def pruned(name: str) -> nn.Module:
+    """A pruned network that comes with the library, with its weights, in eval mode. Chapter 8.
+
+    It is of the stock class, only narrower. :func:`pruned_card` says how it was made and what it is worth.
+
+    Args:
+        name: one of :data:`PRUNED`.
+
+    Raises:
+        ValueError: there is no such network, or its files are not those that it was shipped with.
+
+    >>> small = pruned("vgg-cifar10-75")
+    >>> type(small).__name__, sum(p.numel() for p in small.parameters()) <= 0.25 * 923130
+    ('VGG', True)
+    """
+    card = pruned_card(name)
+    return saving.load(BUNDLED / "pruned" / name, NETS[card["net"]](in_channels=card["in_channels"], classes=len(card["classes"])))
+
+
+def pruned_card(name: str) -> dict[str, Any]:
+    """What a shipped pruned network is: the command, data and seed that made it, its accuracy and size, and the dense network's.
+
+    Args:
+        name: one of :data:`PRUNED`.
+
+    Raises:
+        ValueError: there is no such network, or the card is damaged.
+    """
+    if name not in PRUNED:
+        raise ValueError(f"name must be one of {', '.join(PRUNED)}, got {name!r}")
+    return read_sealed(BUNDLED / "pruned" / f"{name}.card.json")
 
 
 def _build(net: str, pretrained: str | None, build: Callable[..., Any], sizes: dict[str, Any]) -> Any:

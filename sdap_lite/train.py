@@ -137,7 +137,7 @@ def prune(
     temperature: float = 4.0,
     alpha: float = 0.9,
     ramp: float = 0.5,
-    cuts: int = 2,
+    cuts: int = 1,
     rule: str = "rms",
     scores: dict[str, Tensor] | None = None,
     cost_power: float = 0.5,
@@ -168,7 +168,7 @@ def prune(
         alpha: the teacher's share in the loss; 0 trains without a teacher.
         ramp: the share of the run after which the rate is reached and the last surgery happens.
         cuts: surgeries along the ramp, evenly spaced: each cuts out what is closed at that moment, so that the run goes on
-            with a smaller network. With 1, a closed channel may open again until the ramp's end.
+            with a smaller network and is over sooner. With 1, a closed channel may open again until the ramp's end.
         rule: how scores learn: ``"rms"``, ``"straight-through"`` or ``"frozen"``.
         scores: those that the gates start from, for each prunable group a tensor, such as :mod:`sdap_lite.baselines` gives;
             default: the batch-norm scales where they stay frozen, else zero.

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from sdap_lite import accuracy, baselines, count_macs, count_params, data, experiments, latency, load, models, prune, trace
 from sdap_lite.__main__ import app
 from sdap_lite.checkpoint import read_checkpoint, write_checkpoint
-from sdap_lite.experiments import NETS, RECIPES, RIVALS, SCORES, Recipe, run
+from sdap_lite.experiments import RECIPES, RIVALS, SCORES, Recipe, run
+from sdap_lite.models import NETS
 
 loop = importlib.import_module("sdap_lite.train")
 ROOT = Path(__file__).parents[1]

@@ -347,3 +347,27 @@ def test_closing_wrong_groups_is_refused() -> None:
     gates = Gates(trace(build("vgg"), EXAMPLE))
     with pytest.raises(ValueError, match=r"missing: \['features.0'"):
         gates.close({})
+
+
+# Of a smaller network
+
+
+def test_narrowed_gates_go_on_where_they_were(net: nn.Module, graph: ChannelGraph) -> None:
+    """A channel that stays gets the score that it would have had, whatever became of the others."""
+    whole, kept = Gates(graph), some_kept(graph, 0)
+    stays = graph.join(kept, True)
+    gradients = torch.rand(2, len(graph), generator=torch.Generator().manual_seed(1))
+    whole.flat.grad = gradients[0].clone()
+    whole.learn()
+    small = copy.deepcopy(whole).narrowed(kept)
+    assert torch.equal(small.flat.detach(), whole.flat.detach()[stays])
+    whole.flat.grad, small.flat.grad = gradients[1].clone(), gradients[1][stays]
+    whole.learn()
+    small.learn()
+    assert torch.equal(small.flat.detach(), whole.flat.detach()[stays])
+    assert bool(small.kept.all())
+
+
+def test_attached_gates_cannot_be_narrowed(net: nn.Module, graph: ChannelGraph) -> None:
+    with Gates(graph).attach(net) as gates, pytest.raises(RuntimeError, match=r"these gates are attached to a model: detach\(\) them first"):
+        gates.narrowed(some_kept(graph, 0))

@@ -415,3 +415,34 @@ def test_optimizer_of_another_model_is_refused() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(7, 3))], lr=0.1)
     with pytest.raises(ValueError, match=r"the optimizer must hold parameters of this model only, but holds others of shapes \[\[7, 3\]\]"):
         slice_optimizer(optimizer, model, remove_channels(model, graph, kept), graph, kept)
+
+
+# The graph of what is left
+
+
+@pytest.mark.parametrize(("seed", "share"), [(0, 0.5), (1, 0.7), (2, 0.9)])
+def test_narrowed_graph_is_what_a_new_trace_finds(net: nn.Module, graph: ChannelGraph, seed: int, share: float) -> None:
+    """As long as layers are wider than one channel: a trace takes a depthwise layer of one channel for a plain one."""
+    kept = some_kept(graph, seed, share)
+    found, wanted = graph.narrowed(kept), trace(remove_channels(net, graph, kept), EXAMPLE)
+    assert found.groups == wanted.groups
+    assert torch.equal(found.removable, wanted.removable)
+    assert found.layers.keys() == wanted.layers.keys()
+    for name, layer in wanted.layers.items():
+        assert torch.equal(found.layers[name].inputs, layer.inputs)
+        assert torch.equal(found.layers[name].outputs, layer.outputs)
+    for unit in ("params", "macs", "channels"):
+        assert cost(found, unit=unit) == cost(wanted, unit=unit) == cost(graph, kept, unit)
+    assert [(str(note), note.channels.tolist()) for note in found.kept] == [(str(note), note.channels.tolist()) for note in wanted.kept]
+
+
+@pytest.mark.parametrize("share", [0.7, 0.3, 0.0])
+def test_surgery_in_two_steps_is_surgery_in_one(net: nn.Module, graph: ChannelGraph, share: float) -> None:
+    first = some_kept(graph, 0, 0.7)
+    smaller = graph.narrowed(first)
+    second = some_kept(smaller, 1, share)
+    stays = graph.join(first, True)
+    stays[stays.clone()] = smaller.join(second, True)
+    once = remove_channels(net, graph, graph.split(stays))
+    twice = remove_channels(remove_channels(net, graph, first), smaller, second)
+    assert_same_bits(twice, fingerprint(once))

@@ -18,7 +18,7 @@ from sdap_lite.train import learning_rate
 from sdap_lite.variants import Variant, floored, noisy, recalibrate
 
 loop = importlib.import_module("sdap_lite.train")
-QUICK: dict[str, Any] = {"cuts": 1, "epochs": 4, "batch_size": 16, "lr": 0.01, "mode": "fp32", "device": "cpu", "progress": False}
+QUICK: dict[str, Any] = {"epochs": 4, "batch_size": 16, "lr": 0.01, "mode": "fp32", "device": "cpu", "progress": False}
 
 
 def run(variant: Variant | None, **arguments: Any) -> Any:
