@@ -194,15 +194,9 @@ def prune(
         OSError: a checkpoint cannot be written; the one before it is still there.
         KeyboardInterrupt: Ctrl-C; the message says what is saved and how to go on.
     """
-    check_rate(rate)
-    for name, value in (("alpha", alpha), ("ramp", ramp), ("cost_power", cost_power)):
-        check_number(name, value, "lie between 0 and 1", lambda v: 0 <= v <= 1)
-    check_number("temperature", temperature, "be above 0", lambda v: v > 0)
-    if rule not in RULES:
-        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
-    check_round_to(round_to)
-    if isinstance(cuts, bool) or not isinstance(cuts, int) or cuts < 1:
-        raise ValueError(f"cuts must be a whole number from 1 on, got {cuts!r}")
+    asked: dict[str, Any] = {"rate": rate, "unit": unit, "temperature": temperature, "alpha": alpha, "ramp": ramp, "cuts": cuts}
+    asked |= {"rule": rule, "cost_power": cost_power, "round_to": round_to}
+    _check_asked(**asked)
     settings = _settings(images, epochs, lr, batch_size, weight_decay, validation, seed, device)
     check_plain(model)
     classes = check_model(model, images)
@@ -211,14 +205,11 @@ def prune(
     graph = trace(model, torch.zeros(1, *images.train.images.shape[1:]))
     if unit == "latency":
         graph = _timed(model, graph, settings["device"], resume)
-    if graph.times:
-        settings["times"] = graph.times.state_dict()
-    if rate > largest_rate(graph, unit, round_to):
-        raise ValueError(f"rate must be at most {largest_rate(graph, unit, round_to):.4f} for this network, where every layer keeps one channel, got {rate}")
-    settings.update(kind="prune", rate=rate, unit=unit, temperature=temperature, alpha=alpha, ramp=ramp, cuts=cuts)
-    settings.update(rule=rule, cost_power=cost_power, round_to=round_to)
-    settings.update(model=fingerprint(model.state_dict().values()), teacher="" if teacher is None else fingerprint(teacher.state_dict().values()))
-    settings.update(scores=_check_scores(scores, graph), variant=(variant and variant.differs) or None)
+        settings["times"] = graph.times and graph.times.state_dict()
+    if rate > (most := largest_rate(graph, unit, round_to)):
+        raise ValueError(f"rate must be at most {most:.4f} for this network, where every layer keeps one channel, got {rate}")
+    prints = {name: "" if net is None else fingerprint(net.state_dict().values()) for name, net in (("model", model), ("teacher", teacher))}
+    settings |= {"kind": "prune", **asked, **prints, "scores": _check_scores(scores, graph), "variant": (variant and variant.differs) or None}
     folder, saved = _open(settings, mode, checkpoint, resume, model, images)
     if scores is None and rule == "frozen":
         scores = norm_scales(model, graph)
@@ -563,6 +554,19 @@ def _settings(
         "seed": seed,
         "device": str(check_device(device)),
     }
+
+
+def _check_asked(*, rate: float, unit: str, temperature: float, alpha: float, ramp: float, cuts: int, rule: str, cost_power: float, round_to: int) -> None:
+    """That what is asked of a pruning makes sense, whatever the network; the unit is checked where it is counted."""
+    check_rate(rate)
+    for name, value in (("alpha", alpha), ("ramp", ramp), ("cost_power", cost_power)):
+        check_number(name, value, "lie between 0 and 1", lambda v: 0 <= v <= 1)
+    check_number("temperature", temperature, "be above 0", lambda v: v > 0)
+    if rule not in RULES:
+        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+    check_round_to(round_to)
+    if isinstance(cuts, bool) or not isinstance(cuts, int) or cuts < 1:
+        raise ValueError(f"cuts must be a whole number from 1 on, got {cuts!r}")
 
 
 def _check_scores(scores: dict[str, Tensor] | None, graph: ChannelGraph) -> str | None:

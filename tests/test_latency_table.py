@@ -277,8 +277,9 @@ def clocked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 SETTINGS: dict[str, Any] = {"rate": 0.5, "unit": "latency", "epochs": 2, "batch_size": 16, "mode": "fp32", "device": "cpu", "progress": False}
 
 
-def test_run_reports_asked_predicted_and_measured(clocked: list[str]) -> None:
-    result = prune(build("vgg"), pictures(), **SETTINGS)
+@pytest.mark.parametrize("cuts", [1, 2])
+def test_run_reports_asked_predicted_and_measured(clocked: list[str], cuts: int) -> None:
+    result = prune(build("vgg"), pictures(), cuts=cuts, **{**SETTINGS, "epochs": 4})
     assert result.report is not None
     assert result.graph is not None
     assert 0.5 <= result.report.achieved() < 0.6
