@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from nets import build
 from torch import nn
 
 from sdap_lite import _torchvision, accuracy, count_params, models
-from sdap_lite.data import load
+from sdap_lite.data import DatasetUnavailable, load
 from sdap_lite.layers import ChannelPad
 
 PRETRAINED = [tuple(name.split("-", 1)) for name in models.PRETRAINED]
@@ -162,3 +162,67 @@ def test_shipped_weights_are_held_against_their_card(tmp_path: Path, monkeypatch
     (tmp_path / f"{name}.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match=rf"{name}.safetensors must be the file that its card was written with, but its checksum differs"):
         net_of(pretrained=data)
+
+
+# Pruned networks that come with the library
+
+
+@pytest.fixture(scope="module")
+def images_of() -> Callable[[str], Any]:
+    """The test images of a set, if this machine has it."""
+
+    @cache
+    def of(name: str) -> Any:
+        try:
+            return load(name, download=False)
+        except DatasetUnavailable as error:
+            pytest.skip(str(error).splitlines()[0])
+
+    return of
+
+
+@pytest.mark.parametrize("name", models.PRUNED)
+def test_pruned_network_is_a_stock_one_only_narrower(name: str) -> None:
+    card, model = models.pruned_card(name), models.pruned(name)
+    net, _, percent = name.rsplit("-", 2)
+    stock = models.NETS[card["net"]](in_channels=card["in_channels"], classes=len(card["classes"]))
+    assert type(model) is type(stock)
+    assert not any(m.training for m in model.modules())
+    assert [n for n, _ in model.named_modules()] == [n for n, _ in stock.named_modules()]
+    assert card["net"] == net
+    assert card["dense"]["params"] == count_params(stock)
+    assert card["pruned"]["params"] == count_params(model) <= (1 - int(percent) / 100) * count_params(stock)
+    assert {"command", "commit", "data", "settings", "hardware", "versions"} <= card.keys()
+    assert {"seed", "history", "validation", "seconds"} <= card["pruned"].keys()
+
+
+@pytest.mark.parametrize("name", models.PRUNED)
+def test_pruned_network_is_as_good_as_its_card_says(images_of: Callable[[str], Any], name: str) -> None:
+    """On all test images: bfloat16 may round otherwise on another processor, and then a few images differ."""
+    found = accuracy(models.pruned(name), images_of(name.rsplit("-", 2)[1]), mode="bf16-channels-last")
+    assert found == pytest.approx(models.pruned_card(name)["pruned"]["test"], abs=0.003)
+
+
+def test_unknown_pruned_network_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"name must be one of .*vgg-half-cifar10-90.*, got 'vgg-cifar10-99'"):
+        models.pruned("vgg-cifar10-99")
+    with pytest.raises(ValueError, match=r"name must be one of .*, got '\.\./vgg-cifar10'"):
+        models.pruned_card("../vgg-cifar10")
+
+
+@pytest.mark.parametrize("name", models.PRUNED)
+@pytest.mark.parametrize("ending", [".safetensors", ".json", ".card.json"])
+def test_damaged_pruned_network_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, ending: str) -> None:
+    shutil.copytree(models.BUNDLED / "pruned", tmp_path / "pruned")
+    monkeypatch.setattr(models, "BUNDLED", tmp_path)
+    models.pruned(name)
+    path = tmp_path / "pruned" / (name + ending)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"must be|cannot be read"):
+        models.pruned(name)
+
+
+def test_shipped_networks_are_small() -> None:
+    assert sum(path.stat().st_size for path in (models.BUNDLED / "pruned").iterdir()) < 25e6
