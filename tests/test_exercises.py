@@ -443,7 +443,7 @@ def test_a_stub_raises_until_it_is_filled(number: str) -> None:
     name, tags, source = STUBS[number]
     assert {"exercise", "raises-exception", "remove-output"} <= tags
     assert "# YOUR CODE" in source
-    assert number[0] == name[1] or number.startswith("A.")
+    assert number.startswith("A.") or int(number.split(".")[0]) == int(name[:2])
     with pytest.raises(NotImplementedError):
         exec(source, {"sdap": sdap, "torch": torch, "nn": nn, "F": F, "copy": copy})
 
@@ -458,5 +458,5 @@ def test_a_page_names_only_what_exists(page: str) -> None:
 
 
 def test_the_lecturers_page_lists_every_exercise() -> None:
-    rows = [line for line in (BOOK / "for_lecturers.md").read_text().splitlines() if re.match(r"\| \[\d\]\(", line)]
-    assert {number for row in rows for number in re.findall(r"\b\d\.\d\b", row)} == {number for number in EXERCISES if number[0].isdigit()}
+    rows = [line for line in (BOOK / "for_lecturers.md").read_text().splitlines() if re.match(r"\| \[\d+\]\(", line)]
+    assert {number for row in rows for number in re.findall(r"\b\d+\.\d\b", row)} == {number for number in EXERCISES if number[0].isdigit()}
