@@ -921,6 +921,7 @@ def rank_and_share(ranks: dict[str, Sequence[float]], kept: Sequence[float], not
         axes[0].plot(layers, [100 * rank for rank in found], marker=MARKERS[i], markersize=5, color=PALETTE[i], label=name)
         last = name, found, PALETTE[i]
     baseline(axes[0], 100, "as many as channels")
+    axes[0].set_xticks(list(layers), [str(layer) for layer in layers], fontsize="small")
     axes[0].set(xlabel="layer", ylabel="effective rank (% of the width)", ylim=(0, 105))
     name, found, color = last
     axes[1].plot([0, 100], [0, 100], color=BASELINE, linestyle="--", linewidth=1.2, label="as its rank")
