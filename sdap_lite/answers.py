@@ -22,7 +22,7 @@ from .channels import trace
 from .distill import distillation_loss
 from .gates import Gates, RootMeanSquare
 from .measure import count_macs, count_params
-from .models import resnet20, vgg
+from .models import InvertedResidual, resnet20, vgg
 from .train import Result
 
 __all__ = ["EXERCISES", "Exercise", "compare", "exercise"]
@@ -538,3 +538,200 @@ def excite(answer: Any) -> str | None:
         return wrong
     tied = trace(net, image).groups["conv"].layers
     return None if "excite" in tied else f"the tracer must see conv and excite in one group, but this one holds {', '.join(tied)}"
+
+
+# Chapter 7 ------------------------------------------------------------------------------------
+
+
+class _Dealt(nn.Module):
+    """32 channels, dealt out by a function."""
+
+    def __init__(self, deal: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.deal = deal
+        self.stem, self.last = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.deal(self.stem(x)))
+
+
+def _may_go(deal: Callable[[Tensor], Tensor]) -> int:
+    """How many channels of the stem may go."""
+    graph = trace(_Dealt(deal), torch.zeros(1, 3, 8, 8))
+    group = graph.groups["stem"]
+    return int(graph.removable[group.start : group.stop].sum())
+
+
+@exercise("7.2", "n, channels, height, width = x.shape, then channels // 2 in view and channels in reshape: numbers that are read, not written.")
+def mended_shuffle(answer: Callable[[Tensor], Tensor]) -> str | None:
+    """``mended(x)``: the two halves of the channels in turns, whatever their number."""
+    x = torch.randn(2, 32, 3, 3)
+    right, apart = (x.view(2, *piles, 3, 3).transpose(1, 2).reshape(x.shape) for piles in ((2, 16), (16, 2)))
+    mistakes = {
+        "these are the channels as they came: the halves must take turns": x,
+        "this takes the cards apart again: two halves of many, not many piles of two": apart,
+    }
+    wrong = compare(answer(x), right, mistakes)
+    if wrong:
+        return wrong
+    return None if _may_go(answer) else "the order is right, but no channel may go: a number of channels stands in the code; read it from x.shape"
+
+
+@exercise("7.3", "With 8: which eight can never change places, and what must be left behind them? With a quarter: channel i of each quarter goes together.")
+def uneven_shuffles(answer: Any) -> str | None:
+    """How many channels may go when the first 8, or a quarter, are put behind the others."""
+    fixed = _may_go(lambda x: torch.cat([x[:, 8:], x[:, :8]], 1))
+    quarter = _may_go(lambda x: torch.cat([x[:, x.shape[1] // 4 :], x[:, : x.shape[1] // 4]], 1))
+    mistakes = {
+        "the 8 stands in the code, so the first eight must stay, whatever the others do": (32, quarter),
+        "the first eight stay, but one behind them, too: something must be left to put in front": (fixed + 1, quarter),
+        "only the first eight are named in the code: most of the others may go": (0, quarter),
+        "a quarter of what is left must be cut where it was cut: one of each quarter at a time, which counts as one": (fixed, 32),
+        "four go together, one of each quarter, and so they can go: the report counts each four as one": (fixed, 0),
+        "first the 8, then the quarter": (quarter, fixed),
+    }
+    return compare(answer, (fixed, quarter), mistakes)
+
+
+class _TwoOutputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 24, 3, stride=2)
+        self.head, self.map = nn.Linear(24, 10), nn.Conv2d(16, 1, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.relu(self.first(x))
+        return self.head(F.relu(self.second(x)).mean((2, 3))), self.map(x)
+
+
+@exercise("7.5", "What a caller sees must stay: every channel of every output. The others only pass between layers.")
+def two_outputs(answer: Any) -> str | None:
+    """How many channels of a network with ten classes and a map must stay."""
+    graph = trace(_TwoOutputs(), torch.zeros(1, 3, 8, 8))
+    channels = sum(len(group) for group in graph.groups.values())
+    mistakes = {
+        "the map is an output, too: its channel stays": 10,
+        "the ten classes are an output, too: their channels stay": 1,
+        "count channels, not outputs": 2,
+        "the map reads these 16, but it can read fewer: only its own channel stays": 27,
+        "that is all channels: those between the layers may go": channels,
+    }
+    return compare(answer, channels - int(graph.removable.sum()), mistakes)
+
+
+# Chapter 9 ------------------------------------------------------------------------------------
+
+
+@exercise(
+    "9.1", "torch.cov centres the rows and gives the covariances; torch.linalg.eigvalsh gives their eigenvalues. Square of the sum by sum of the squares."
+)
+def participation_ratio(answer: Callable[[Tensor], Any]) -> str | None:
+    """``participation(activations)``: how many directions, counted by their variances."""
+    activations = torch.randn(6, 6) @ torch.randn(6, 40) + 3.0  # [channels, samples]
+
+    def ratio(matrix: Tensor, power: float = 1) -> float:
+        values = torch.linalg.eigvalsh(matrix).clamp(min=0) ** power
+        return float(values.sum() ** 2 / values.square().sum())
+
+    right, shares = ratio(activations.cov()), torch.linalg.eigvalsh(activations.cov()).clamp(min=0).sqrt()
+    mistakes = {
+        "the mean of each channel must go first, or the largest direction is the mean itself": ratio(activations @ activations.T),
+        "these are the singular values; the variances are their squares": ratio(activations.cov(), 0.5),
+        "with the correlations each channel counts alike: take the covariances": ratio(activations.corrcoef()),
+        "this is one by the ratio: the square of the sum comes first": 1 / right,
+        "this is the effective rank of the chapter": float(torch.special.entr(shares / shares.sum()).sum().exp()),
+        "this is the rank, which counts every direction alike": 6,
+    }
+    return compare(answer(activations.clone()), right, mistakes, tolerance=1e-3)
+
+
+@exercise("9.2", "Probabilities add up, and a logit is the logarithm of one up to a constant: log of the sum of exp, that is z[:, group].logsumexp(1).")
+def coarse_question(answer: Callable[[Tensor, list[list[int]]], Tensor]) -> str | None:
+    """``coarse(z, groups)``: logits of groups of classes from those of the classes."""
+    z, groups = 2 * torch.randn(5, 6), [[0, 4], [1], [2, 3, 5]]
+    got = answer(z.clone(), groups)
+    if not isinstance(got, Tensor) or got.shape != (5, 3):
+        return f"the answer must be a tensor of shape [5, 3], [n, groups], got {list(got.shape) if isinstance(got, Tensor) else _kind(got)}"
+
+    def each(part: Callable[[Tensor], Tensor]) -> Tensor:
+        return torch.stack([part(z[:, group]) for group in groups], 1).softmax(1)
+
+    right = torch.stack([z.softmax(1)[:, group].sum(1) for group in groups], 1)
+    if compare(got, right) is None:
+        return "these are the probabilities: hand back logits, their logarithms"
+    mistakes = {
+        "probabilities add up, logits do not": each(lambda part: part.sum(1)),
+        "this is the mean of the logits: add the probabilities up": each(lambda part: part.mean(1)),
+        "this is the best class of each group: the others' probabilities belong to it, too": each(lambda part: part.amax(1)),
+        "this is the mean of the probabilities: a group of three classes counts three times, so take the sum": each(
+            lambda part: part.logsumexp(1) - math.log(part.shape[1])
+        ),
+    }
+    return compare(got.softmax(1), right, mistakes, tolerance=1e-4)
+
+
+@exercise("9.3", "Both accuracies are measured from 1 / classes up: subtract it from each, then divide what is left of the pruned one by the dense one's.")
+def from_guessing_up(answer: Callable[[float, float, int], float]) -> str | None:
+    """``kept_of_it(dense, pruned, classes)``: the share of the knowledge beyond guessing that is kept."""
+    cases = [(0.95, 0.8, 2), (0.9, 0.7, 5), (0.85, 0.4, 10)]
+    right = [(pruned - 1 / c) / (dense - 1 / c) for dense, pruned, c in cases]
+    mistakes = {
+        "guessing is not subtracted: a network that guesses must get 0": [pruned / dense for dense, pruned, _ in cases],
+        "guessing must be subtracted from the dense accuracy, too: nothing lost is 1": [pruned - 1 / c for _, pruned, c in cases],
+        "this is the share that is lost": [1 - kept for kept in right],
+        "in points this is what is lost; the share of what was there is asked for": [dense - pruned for dense, pruned, _ in cases],
+        "this takes guessing among ten in every case: it is right once in 1 / classes": [(pruned - 0.1) / (dense - 0.1) for dense, pruned, _ in cases],
+        "as a share from 0 to 1, not in per cent": [100 * kept for kept in right],
+        "dense by pruned: divide the other way round": [1 / kept for kept in right],
+    }
+    return compare([answer(*case) for case in cases], right, mistakes, tolerance=1e-4)
+
+
+# Chapter 10 -----------------------------------------------------------------------------------
+
+
+@exercise("10.1", "A convolution does the same work at every pixel of its output: how many times as many pixels has an image whose side is 3.5 times as long?")
+def at_full_size(answer: Any) -> str | None:
+    """How many times the work at 64 pixels a network does at 224."""
+    mistakes = {
+        "the side grows by that factor; the work is done at every pixel of the area": 224 / 64,
+        "parameters do not grow with the image, but MACs do": 1,
+        "this is small by large: divide the other way round": (64 / 224) ** 2,
+    }
+    return compare(answer, (224 / 64) ** 2, mistakes, tolerance=0.01)  # the last layer, which sees one pixel, is less than a hundredth
+
+
+@exercise("10.2", "The filter that expands to it, its depthwise filter, a scale and a shift for each of the two, and its weight in each filter that projects.")
+def one_expanded_channel(answer: Any) -> str | None:
+    """How many parameters go with one of the expanded channels of ``features.4``."""
+    expand, depthwise, project, norm = 24, 9, 32, 2
+    mistakes = {
+        "the depthwise filter and its norm are forgotten: no other channel uses them": expand + norm + project,
+        "the depthwise filter is forgotten: nine weights of its own": expand + project + 2 * norm,
+        "the batch norms are forgotten: a scale and a shift in each of two": expand + depthwise + project,
+        "there are two norms with a scale and a shift for it: after the expansion, and after the filtering": expand + depthwise + project + norm,
+        "the weights that read the channel are forgotten: one in each of the 32 filters that project": expand + depthwise + 2 * norm,
+        "the filter that expands to it is forgotten: 24 weights": depthwise + project + 2 * norm,
+        "a depthwise filter reads one channel only: nine weights, not nine for each of the 144": expand + 144 * depthwise + project + 2 * norm,
+        "the norm after the projection belongs to the 32 channels, which stay": expand + depthwise + project + 3 * norm,
+    }
+    block = InvertedResidual(24, 32, 2, 6)
+    return compare(answer, channel_costs(trace(block, torch.zeros(1, 24, 8, 8)))["layers.0"][0], mistakes)
+
+
+@exercise("10.3", "newly wrong: (before == labels) & (after != labels), counted by .sum(); newly right is the same with before and after exchanged.")
+def answers_that_changed(answer: Callable[[Tensor, Tensor, Tensor], Any]) -> str | None:
+    """``turnover(labels, before, after)``: how many images are newly wrong, and how many newly right."""
+    labels, before, after = torch.randint(0, 4, (3, 200))
+    before[:120], after[40:150] = labels[:120], labels[40:150]
+    wrong, right = ((before == labels) & (after != labels)).sum(), ((before != labels) & (after == labels)).sum()
+    changed, errors = (before != after).sum(), [(found != labels).sum() for found in (before, after)]
+    mistakes = {
+        "first the newly wrong, then the newly right": [right, wrong],
+        "an image that was wrong and is wrong in another way is not newly wrong": [changed - right, right],
+        "these are all errors before and after: count those that are new": errors,
+        "an error that is there before and after is not new: count images, not errors": errors[::-1],
+        "counts, not shares of the images": [wrong / 200, right / 200],
+        "this is only the difference, which accuracy shows, too: give both numbers": wrong - right,
+    }
+    return compare(answer(labels.clone(), before.clone(), after.clone()), torch.stack([wrong, right]), mistakes)

@@ -886,6 +886,54 @@ def effects(found: dict[str, dict[str, tuple[float, float]]], chance: float, not
     return footnote(figure, note)
 
 
+# Chapter 9: for which task
+
+
+def lost_by_rate(rates: Sequence[float], lost: dict[str, Sequence[float]], note: str) -> Figure:
+    """How much accuracy goes with the parameters, for several tasks; every line starts at the dense network.
+
+    Args:
+        rates: the removed shares, 0 to 1.
+        lost: name of the task → points of accuracy lost at each rate.
+        note: which images it was measured on.
+    """
+    figure, (axis,) = new_figure()
+    for i, (name, points) in enumerate(lost.items()):
+        axis.plot([0, *(100 * rate for rate in rates)], [0, *points], marker=MARKERS[i], markersize=5, color=PALETTE[i], label=name)
+    baseline(axis, 0, "nothing lost")
+    axis.set_xlabel("parameters removed (%)")
+    axis.set_ylabel("accuracy lost (points)")
+    axis.legend(fontsize="small")
+    return footnote(figure, note)
+
+
+def rank_and_share(ranks: dict[str, Sequence[float]], kept: Sequence[float], note: str) -> Figure:
+    """How many directions each layer uses for several tasks, and whether pruning keeps as many channels.
+
+    Args:
+        ranks: name of the task → for each layer the effective rank over the width, 0 to 1.
+        kept: for each layer the share of its channels that pruning for the last of these tasks kept, 0 to 1.
+        note: which images it was measured on.
+    """
+    figure, axes = new_figure(2, height=3.8)
+    layers = range(1, len(kept) + 1)
+    for i, (name, found) in enumerate(ranks.items()):
+        axes[0].plot(layers, [100 * rank for rank in found], marker=MARKERS[i], markersize=5, color=PALETTE[i], label=name)
+        last = name, found, PALETTE[i]
+    baseline(axes[0], 100, "as many as channels")
+    axes[0].set_xticks(list(layers), [str(layer) for layer in layers], fontsize="small")
+    axes[0].set(xlabel="layer", ylabel="effective rank (% of the width)", ylim=(0, 105))
+    name, found, color = last
+    axes[1].plot([0, 100], [0, 100], color=BASELINE, linestyle="--", linewidth=1.2, label="as its rank")
+    axes[1].scatter([100 * rank for rank in found], [100 * share for share in kept], s=20, color=color, label=f"a layer, {name}")
+    for layer, rank, share in zip(layers, found, kept, strict=True):
+        axes[1].annotate(str(layer), (100 * rank, 100 * share), xytext=(4, -9), textcoords="offset points", fontsize="x-small")
+    axes[1].set(xlabel="effective rank (% of the width)", ylabel="channels kept (%)", xlim=(0, 105), ylim=(0, 105))
+    for axis in axes:
+        axis.legend(fontsize="x-small", loc="lower left")
+    return footnote(figure, note)
+
+
 # What it costs
 
 

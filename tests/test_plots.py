@@ -74,6 +74,8 @@ def examples() -> dict[str, Callable[[], Figure]]:
         "shares_left": lambda: plots.shares_left({"small": {"MACs": 0.3, "time": 0.5}}, {"small": {"MACs": 0.0, "time": 0.1}}, NOTE),
         "drift": lambda: plots.drift({"sliced": [0.0, 1e-15], "fresh": [0.1, 0.2]}, [0.3, 0.5], NOTE),
         "channel_map": lambda: plots.channel_map(graph, {name: torch.ones(len(g), dtype=torch.bool) for name, g in graph.prunable.items()}),
+        "lost_by_rate": lambda: plots.lost_by_rate([0.5, 0.9], {"2 classes": [0.1, 3.0], "10 classes": [2.0, 40.0]}, NOTE),
+        "rank_and_share": lambda: plots.rank_and_share({"2 classes": [0.9, 0.3], "10 classes": [0.9, 0.5]}, [1.0, 0.4], NOTE),
         "latencies": lambda: plots.latencies({"PyTorch": {"dense": Latency(9.0, 0.5)}, "other": {"dense": Latency(4.0, 0.2), "int8": Latency(2.0, 0.1)}}, NOTE),
     }
 
