@@ -1,4 +1,4 @@
-"""Recipes: a dense network, the ways to prune it, and a record of what came of each. Chapters 8 and 9.
+"""Recipes: a dense network, the ways to prune it, and a record of what came of each. Chapters 8 and 11.
 
     python -m sdap_lite experiment rivals-vgg --seeds 3
 
@@ -130,7 +130,7 @@ GATE_RULES = {
         ("rms", 0.5, 0.0),
     ]
 }
-# The open questions, each as one change to the defaults; chosen on validation images: chapter 9
+# The open questions, each as one change to the defaults; chosen on validation images: chapter 11
 ABLATION: dict[str, dict[str, Any]] = {
     "sdap": {},
     "start: batch-norm scale": {"scores": "batch-norm scale"},

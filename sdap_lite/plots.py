@@ -832,7 +832,7 @@ def latencies(panels: dict[str, dict[str, Latency]], note: str) -> Figure:
     return footnote(figure, note)
 
 
-# Chapters 8 and 9
+# Chapters 8 and 11
 
 
 def front(rows: Sequence[dict[str, Any]], names: Sequence[str], dense: float, note: str) -> Figure:
