@@ -1,4 +1,4 @@
-"""Recipes: a dense network, the ways to prune it, and a record of what came of each. Chapters 8 and 9.
+"""Recipes: a dense network, the ways to prune it, and a record of what came of each. Chapters 8 and 11.
 
     python -m sdap_lite experiment rivals-vgg --seeds 3
 

@@ -832,7 +832,7 @@ def latencies(panels: dict[str, dict[str, Latency]], note: str) -> Figure:
     return footnote(figure, note)
 
 
-# Chapters 8 and 9
+# Chapters 8 and 11
 
 
 def front(rows: Sequence[dict[str, Any]], names: Sequence[str], dense: float, note: str) -> Figure:
@@ -1007,12 +1007,13 @@ def cost_growth(panels: dict[str, tuple[Sequence[float], dict[str, Sequence[floa
     return figure
 
 
-def hours_by_devices(hours: dict[str, dict[int, float]], note: str) -> Figure:
+def hours_by_devices(hours: dict[str, dict[int, float]], note: str, *, ylabel: str = "hours") -> Figure:
     """How long a run takes on several devices, against perfect scaling; both axes logarithmic.
 
     Args:
         hours: name of the run → number of devices → hours.
         note: where the estimate comes from.
+        ylabel: what takes so long, and its unit, if it is not a run in hours.
     """
     figure, (axis,) = new_figure(height=3.4)
     for i, (name, line) in enumerate(hours.items()):
@@ -1025,6 +1026,6 @@ def hours_by_devices(hours: dict[str, dict[int, float]], note: str) -> Figure:
     for side in (axis.xaxis, axis.yaxis):
         side.set_major_formatter("{x:g}")
     axis.set_xlabel("devices")
-    axis.set_ylabel("hours")
+    axis.set_ylabel(ylabel)
     axis.legend(fontsize="small")
     return footnote(figure, note)

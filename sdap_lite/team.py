@@ -1,4 +1,4 @@
-"""One run on several devices: each process takes its share of every batch, and all decide alike.
+"""One run on several devices: each process takes its share of every batch, and all decide alike. Chapter 12.
 
     accelerate launch my_pruning.py        # or: torchrun --nproc-per-node 8 my_pruning.py
 

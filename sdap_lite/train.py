@@ -175,7 +175,7 @@ def prune(
         cost_power: see :func:`sdap_lite.threshold`.
         round_to: each group of channels keeps a multiple of this many (:func:`sdap_lite.threshold`).
         teacher: default: the pretrained network itself.
-        variant: what else is done otherwise, for the questions of chapter 9.
+        variant: what else is done otherwise, for the questions of chapter 11.
         batch_size: images a step.
         weight_decay: on weights, not on norms and biases.
         validation: share of the training images that is held out, the same ones for every seed

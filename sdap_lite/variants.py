@@ -1,4 +1,4 @@
-"""What else a run might do: the open questions of the method, each with an answer that can be measured. Chapter 9."""
+"""What else a run might do: the open questions of the method, each with an answer that can be measured. Chapter 11."""
 
 from __future__ import annotations
 

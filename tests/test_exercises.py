@@ -229,6 +229,58 @@ def turnover(labels: Tensor, before: Tensor, after: Tensor) -> tuple[int, int]:
     return int((was & ~now).sum()), int((~was & now).sum())
 
 
+def filter_norms(model: nn.Module, graph: Any, *, value: Callable[[Tensor], Tensor] = lambda w: w.norm(dim=1), add: bool = True) -> dict[str, Tensor]:
+    flat = torch.zeros(len(graph))
+    for layer in graph.layers.values():
+        if layer.kind in ("conv", "linear"):
+            found = value(model.get_submodule(layer.name).weight.detach().flatten(1))
+            flat[layer.outputs] = found + (flat[layer.outputs] if add else 0)
+    return graph.split(flat)
+
+
+def cost_ratio(whole: float, small: float, ramp: float, *, teachers: tuple[int, int] = (1, 1), passes: int = 3) -> float:
+    one = passes * (ramp * whole + (1 - ramp) * small) + teachers[0] * whole
+    return one / (passes * small + teachers[1] * whole)
+
+
+def seeds_needed(difference: float, deviation: float, *, factor: float = 8, power: int = 2, whole: bool = True) -> float:
+    found = factor * (deviation / difference) ** power
+    return math.ceil(found - 1e-9) if whole else found
+
+
+def shrunk(measured: float, true: float, error: float, *, power: int = 2, top: int = 1, other: int = 1, root: float = 1) -> float:
+    share = (true if top else error) ** power / (other * true**power + error**power)
+    return measured * share**root
+
+
+def two_errors(a: Tensor, b: Tensor, *, correction: int = 1, root: float = 0.5, add: bool = False) -> tuple[Tensor, Tensor]:
+    n, alone = len(a) ** root, (a.std(correction=correction), b.std(correction=correction))
+    together = sum(alone) if add else sum(x**2 for x in alone) ** 0.5
+    return (a - b).std(correction=correction) / n, together / n
+
+
+def interaction(neither: Tensor, first: Tensor, second: Tensor, both: Tensor, *, add: float = 1, single: float = 1, sign: int = 1) -> tuple[Tensor, Tensor]:
+    alone = sign * (both - single * (first + second) + add * neither)
+    return alone.mean(), alone.std() / len(alone) ** 0.5
+
+
+def apart(*arms: Tensor) -> tuple[Tensor, Tensor]:
+    return interaction(*arms)[0], sum(arm.var() / len(arm) for arm in arms) ** 0.5
+
+
+def sent(params: int, devices: int, *, size: int = 4, rounds: float = 2, share: Callable[[int], float] = lambda n: (n - 1) / n) -> float:
+    return size * params * rounds * share(devices)
+
+
+def share_weight(count: int, rank: int, size: int, *, times: bool = True, own: bool = True) -> float:
+    n = len(range(rank, count, size)) if own else count // size
+    return n * (size if times else 1) / count
+
+
+def many_scores(gradients: Tensor, *, first: Callable[[Tensor], Tensor] = lambda g: g.mean(1)) -> Tensor:
+    return first(gradients).square().mean(0).sqrt()
+
+
 @pytest.fixture(scope="module")
 def results() -> dict[tuple[float, str], sdap.Result]:
     """What ``sdap.prune`` would give back for a rate of a unit, without the training."""
@@ -278,6 +330,15 @@ RIGHT: dict[str, Callable[[], Any]] = {
     "10.1": lambda: 12.24,
     "10.2": lambda: 24 + 2 + 9 + 2 + 32,
     "10.3": lambda: turnover,
+    "8.1": lambda: filter_norms,
+    "8.2": lambda: cost_ratio,
+    "8.4": lambda: seeds_needed,
+    "11.1": lambda: shrunk,
+    "11.2": lambda: two_errors,
+    "11.3": lambda: interaction,
+    "12.1": lambda: sent,
+    "12.2": lambda: share_weight,
+    "12.3": lambda: many_scores,
 }
 
 WRONG: list[tuple[str, Any, str]] = [
@@ -434,6 +495,56 @@ WRONG: list[tuple[str, Any, str]] = [
     ("10.3", lambda y, a, b: ((b != y).sum(), (a != y).sum()), "count images, not errors"),
     ("10.3", lambda *args: [count / 200 for count in turnover(*args)], "counts, not shares"),
     ("10.3", lambda y, a, b: turnover(y, a, b)[0] - turnover(y, a, b)[1], "only the difference"),
+    ("8.1", options(filter_norms, value=lambda w: w.abs().sum(1)), "this is L1"),
+    ("8.1", options(filter_norms, value=lambda w: w.square().sum(1)), "the root is missing"),
+    ("8.1", options(filter_norms, value=lambda w: w.square().mean(1).sqrt()), "the root of the mean of squares"),
+    ("8.1", options(filter_norms, add=False), "add them, do not overwrite"),
+    ("8.1", lambda model, graph: torch.zeros(len(graph)), "a dictionary with a tensor for each prunable group"),
+    ("8.2", options(cost_ratio, teachers=(0, 0)), "the teacher is forgotten"),
+    ("8.2", options(cost_ratio, teachers=(1, 0)), "two stages have a teacher, too"),
+    ("8.2", options(cost_ratio, passes=1), "the backward pass is forgotten"),
+    ("8.2", options(cost_ratio, passes=2), "two forward passes, not one"),
+    ("8.2", lambda *case: 1 / cost_ratio(*case), "the other way round"),
+    ("8.2", lambda whole, small, ramp: cost_ratio(whole, small, 1), "after the ramp the student is small"),
+    ("8.4", options(seeds_needed, factor=4), "this is the error of one"),
+    ("8.4", options(seeds_needed, factor=2), "two were asked for"),
+    ("8.4", options(seeds_needed, factor=16), "errors do not add"),
+    ("8.4", options(seeds_needed, whole=False), "round up"),
+    ("8.4", options(seeds_needed, factor=8**0.5, power=1), "square the ratio"),
+    ("11.1", lambda measured, true, error: measured, "this is what was measured"),
+    ("11.1", options(shrunk, top=0), "the share that is luck"),
+    ("11.1", options(shrunk, power=1), "variances add, not deviations"),
+    ("11.1", options(shrunk, root=0.5), "not its root"),
+    ("11.1", options(shrunk, other=0), "the sum of both variances"),
+    ("11.2", lambda a, b: two_errors(a, b)[::-1], "in pairs first, then without"),
+    ("11.2", options(two_errors, root=0), "deviations of single runs"),
+    ("11.2", options(two_errors, root=1), "divide by √n"),
+    ("11.2", options(two_errors, correction=0), "over n - 1, not n"),
+    ("11.2", options(two_errors, add=True), "variances add, not deviations"),
+    ("11.3", options(interaction, sign=-1), "the sign"),
+    ("11.3", options(interaction, single=0, add=-1), "what both gain, not what they gain beyond"),
+    ("11.3", options(interaction, add=0), "add it once"),
+    ("11.3", lambda *arms: (interaction(*arms)[0], interaction(*arms)[1] * len(arms[0]) ** 0.5), "the deviation of one seed"),
+    ("11.3", apart, "four runs of one seed belong together"),
+    ("12.1", options(sent, size=1), "numbers, not bytes"),
+    ("12.1", options(sent, size=32), "these are bits"),
+    ("12.1", options(sent, rounds=1), "they must also come back"),
+    ("12.1", options(sent, share=lambda n: 1), "its own chunk to nobody"),
+    ("12.1", options(sent, rounds=1, share=lambda n: n - 1), "this is all to all"),
+    ("12.1", options(sent, share=lambda n: n - 1), "what all devices send together"),
+    ("12.2", lambda count, rank, size: 1, "shares are not always equal"),
+    ("12.2", options(share_weight, times=False), "multiply by it"),
+    ("12.2", lambda count, rank, size: len(range(rank, count, size)), "divide by those of the batch"),
+    ("12.2", lambda *case: 1 / share_weight(*case), "upside down"),
+    ("12.2", options(share_weight, own=False), "the images left over are forgotten"),
+    ("12.3", lambda g: g.square().mean((0, 1)).sqrt(), "so average first"),
+    ("12.3", lambda g: g.square().mean(0).sqrt().mean(0), "their mean is not the score"),
+    ("12.3", options(many_scores, first=lambda g: g.sum(1)), "the batch's gradient is their mean"),
+    ("12.3", lambda g: many_scores(g).square(), "the root is missing"),
+    ("12.3", lambda g: g.mean((0, 1)), "this keeps the sign"),
+    ("12.3", lambda g: g.mean((0, 1)).abs(), "the sign goes before the mean"),
+    ("12.3", lambda g: g[-1].mean(0).abs(), "only the last step"),
+    ("12.3", options(many_scores, first=lambda g: g[:, 0]), "the first process's own"),
 ]
 
 

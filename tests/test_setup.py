@@ -138,6 +138,17 @@ def test_citations_are_in_the_bibliography() -> None:
         assert not missing, f"{path.name} cites what references.bib does not list: {missing}"
 
 
+def test_both_estimates_for_imagenet_assume_the_same() -> None:
+    assumed = []
+    for name in ("what_it_costs", "12_many_machines"):
+        cells = ["".join(cell["source"]) for cell in json.loads((ROOT / f"book/{name}.ipynb").read_text())["cells"]]
+        (cell,) = [cell for cell in cells if cell.startswith("ASSUMED = {")]
+        assumed.append(dict(re.findall(r'"([\w ]+)": ([\d._e]+),', cell)))
+    shared = assumed[0].keys() & assumed[1].keys()
+    assert len(shared) == 9
+    assert all(assumed[0][key] == assumed[1][key] for key in shared)
+
+
 def test_no_path_of_one_machine() -> None:
     local = re.compile(r"(?<![\w.}/~-])/(?:home|root|Users|work|mnt|opt|tmp)/\w")
     for path in files():

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from many_processes import SETTINGS, run
 from nets import build, pictures
+from PIL import Image
 from torch import nn
 
-from sdap_lite import Gates, prune, trace
+from sdap_lite import Gates, _torchvision, count_params, load, models, prune, trace
 from sdap_lite.team import Team, _Many, _twin, team
 
 Found = list[dict[str, dict[str, Any]]]
@@ -129,3 +133,30 @@ def test_batch_must_hold_two_images_for_each_process(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(importlib.import_module("sdap_lite.train"), "team", lambda device: crew)
     with pytest.raises(ValueError, match="batch_size must hold two images for each of 5 processes, got 9"):
         prune(build("resnet-pad"), pictures(), **SETTINGS)
+
+
+# The chapter
+
+
+def test_the_chapters_loop_over_image_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code that chapter 12 shows and does not run, on a few small pictures, in one process."""
+    notebook = json.loads((Path(__file__).parents[1] / "book/12_many_machines.ipynb").read_text())
+    prose = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", prose, re.DOTALL | re.MULTILINE)).replace("resnet50", "resnet18")
+    sizes = "90, 0.75, 0.5, 0.02, 1024, 224, 8"
+    assert code.count(sizes) == 1
+    _torchvision.load()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sdap_lite.measure.best_device", lambda: torch.device("cpu"))
+    for i in range(12):
+        folder = tmp_path / "imagenet/train" / "abc"[i % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((40, 40, 3), 20 * i, np.uint8)).save(folder / f"{i}.png")
+    torch.save(models.stock("resnet18", num_classes=3).state_dict(), "resnet18.pt")
+    found: dict[str, Any] = {}
+    with torch.random.fork_rng(devices=[]):
+        exec(code.replace(sizes, "2, 0.75, 0.5, 0.001, 4, 32, 0"), found)
+    small = load("resnet18-small", models.stock("resnet18", num_classes=3))
+    assert found["gates"] is None
+    assert 0.24 < count_params(small) / count_params(found["model"]) <= 0.25
+    assert_same(small.state_dict(), found["student"].cpu().state_dict())
