@@ -248,6 +248,7 @@ class _Training:
         self.model = arrange(model.to(self.device), self.layout)
         self.optimizer = self.make_optimizer()
         self.history: list[dict[str, float]] = []
+        self.weight = 1.0  # of this process's share of the batch in the mean over all
         whole, rest = divmod(len(self.training), settings["batch_size"])
         self.steps_an_epoch = max(1, whole + (rest >= 2 * self.team.size))  # a single image left over is no batch
 
@@ -304,10 +305,10 @@ class _Training:
         lr = learning_rate(self.place(step / self.total_steps), self.settings["lr"])
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        weight, x, y = self.team.weight(len(x)), self.team.share(x).to(memory_format=self.layout), self.team.share(y)
+        self.weight, x, y = self.team.weight(len(x)), self.team.share(x).to(memory_format=self.layout), self.team.share(y)
         logits = self.forward(self.team.wrap(self.model), x)
-        loss = weight * self.loss(logits, x, y)
-        right = weight * (logits.detach().argmax(1) == y).float().mean()
+        loss = self.weight * self.loss(logits, x, y)
+        right = self.weight * (logits.detach().argmax(1) == y).float().mean()
         values = self.team.mean(torch.stack([loss.detach(), right])).tolist()
         if not math.isfinite(values[0]):
             where = f"epoch {len(self.history) + 1}, step {step}"
@@ -396,7 +397,7 @@ class _Pruning(_Training):
 
     def loss(self, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
         if self.variant.labels and self.gates is not None:
-            (self.of_labels,) = torch.autograd.grad(F.cross_entropy(logits, y), self.gates.flat, retain_graph=True)
+            (self.of_labels,) = torch.autograd.grad(self.weight * F.cross_entropy(logits, y), self.gates.flat, retain_graph=True)
         if self.settings["alpha"] == 0:
             return F.cross_entropy(logits, y)
         with torch.no_grad():

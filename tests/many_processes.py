@@ -14,6 +14,7 @@ from torch import nn
 from sdap_lite import prune
 from sdap_lite.team import team
 from sdap_lite.train import _Training
+from sdap_lite.variants import Variant
 
 # 43 images to train on, 9 a step: shares of 5 and 4, and of 4 and 3 in the last step
 SETTINGS: dict[str, Any] = {"rate": 0.6, "epochs": 4, "ramp": 0.45, "batch_size": 9, "lr": 0.01, "mode": "fp32", "device": "cpu", "progress": False}
@@ -29,7 +30,8 @@ def without_batch_norm() -> nn.Module:
 
 def run(name: str, **arguments: Any) -> dict[str, Any]:
     """What one pruning gives, but for its seconds."""
-    result = prune(without_batch_norm() if name == "plain" else build("resnet-pad"), pictures(), **SETTINGS, **arguments)
+    different = {"variant": Variant(labels=True), "cuts": 2} if name == "labels, two cuts" else {}
+    result = prune(build("resnet-pad") if name == "resnet" else without_batch_norm(), pictures(), **SETTINGS, **different, **arguments)
     history = [{key: value for key, value in record.items() if key != "seconds"} for record in result.history]
     return {"state": result.model.state_dict(), "kept": result.kept, "history": history, "test": result.test}
 
@@ -53,7 +55,7 @@ def stopped(name: str, folder: Path) -> dict[str, Any]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
-    found = {name: run(name) for name in ("plain", "resnet")}
+    found = {name: run(name) for name in ("plain", "labels, two cuts", "resnet")}
     found["gone on"] = stopped("resnet", folder / "run")
     rank = team(torch.device("cpu")).rank
     torch.save(found, folder / f"{rank}.pt")

@@ -55,13 +55,14 @@ def assert_same(a: Any, b: Any) -> None:
         assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
-@pytest.mark.parametrize("name", ["plain", "resnet"])
+@pytest.mark.parametrize("name", ["plain", "labels, two cuts", "resnet"])
 def test_all_processes_end_with_the_same_network(both: Found, name: str) -> None:
     assert_same(both[0][name], both[1][name])
 
 
-def test_two_processes_find_what_one_finds(both: Found) -> None:
-    alone, together = run("plain"), both[0]["plain"]
+@pytest.mark.parametrize("name", ["plain", "labels, two cuts"])
+def test_two_processes_find_what_one_finds(both: Found, name: str) -> None:
+    alone, together = run(name), both[0][name]
     assert_same(alone["kept"], together["kept"])
     for key, tensor in alone["state"].items():
         torch.testing.assert_close(together["state"][key], tensor, rtol=1e-4, atol=1e-5)

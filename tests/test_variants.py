@@ -84,11 +84,19 @@ def test_gates_learn_from_the_labels_alone() -> None:
     assert any(not torch.allclose(other[name], wanted[name]) for name in other)
 
 
-def _first_scores(alpha: float, *, labels: bool) -> dict[str, Tensor]:
+def test_gradient_of_the_labels_is_weighted_as_the_loss_is() -> None:
+    """On several processes a share of a batch counts by its images."""
+    one, two = _first_scores(0.9, labels=True), _first_scores(0.9, labels=True, weight=2.0)
+    for name, scores in one.items():
+        torch.testing.assert_close(two[name], 2 * scores)
+
+
+def _first_scores(alpha: float, *, labels: bool, weight: float = 1.0) -> dict[str, Tensor]:
     """The scores after one step from the same weights."""
     model, images = build("vgg"), pictures(classes=10)
     settings = run(Variant(labels=labels), alpha=alpha, epochs=1).settings
     training = loop._Pruning(model, build("vgg", seed=9), trace(model, EXAMPLE), None, images, settings)
+    training.team.weight = lambda count: weight
     x, y = next(loop.batches(images.train, 16, images))
     training.model.train()
     training.step(x, y, 0)
