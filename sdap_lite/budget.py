@@ -120,23 +120,11 @@ def threshold(
         raise ValueError(f"rate must be at most {most} here, where every layer keeps {_least(round_to)} and what must stay, got {rate}")
     order = torch.argsort(flat, descending=True, stable=True)
     order = order[~must[order]]
-
-    def first(k: int) -> Tensor:
-        kept = must.clone()
-        kept[order[:k]] = True
-        return down(kept)
-
-    low, high = 0, len(order)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if counter.cost(first(middle)) <= target else (low, middle - 1)
-    kept = first(low)
+    count, kept = _as_many_as_fit(counter, must, order, down, target)
     if fill and round_to > 1:
         _fill_blocks(graph, counter, kept, order, target, round_to)
-    for channel in order[low + 1 : low + 65] if fill and round_to == 1 else ():
-        kept[channel] = True
-        if counter.cost(kept) > target:
-            kept[channel] = False
+    elif fill:
+        _fill(counter, kept, order[count + 1 : count + 65], target)
     return graph.split(kept)
 
 
@@ -261,6 +249,29 @@ def _rounder(graph: ChannelGraph, scores: Tensor, must: Tensor, round_to: int) -
         return kept
 
     return down
+
+
+def _as_many_as_fit(counter: _Counter, must: Tensor, order: Tensor, down: Callable[[Tensor], Tensor], target: int) -> tuple[int, Tensor]:
+    """By bisection: how many channels of an order, beside those that must stay, cost no more than the target; and all that is kept."""
+
+    def first(count: int) -> Tensor:
+        kept = must.clone()
+        kept[order[:count]] = True
+        return down(kept)
+
+    low, high = 0, len(order)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if counter.cost(first(middle)) <= target else (low, middle - 1)
+    return low, first(low)
+
+
+def _fill(counter: _Counter, kept: Tensor, channels: Tensor, target: int) -> None:
+    """Keeps each further channel that still fits."""
+    for channel in channels:
+        kept[channel] = True
+        if counter.cost(kept) > target:
+            kept[channel] = False
 
 
 def _fill_blocks(graph: ChannelGraph, counter: _Counter, kept: Tensor, order: Tensor, target: int, round_to: int) -> None:

@@ -14,8 +14,19 @@ from torch import Tensor
 from sdap_lite import Result, prune, train
 from sdap_lite.train import _Training
 
-# Two epochs with gates, two of the small model; 43 images to train on: 6 steps an epoch.
-PRUNE: dict[str, Any] = {"rate": 0.6, "epochs": 4, "ramp": 0.45, "batch_size": 8, "lr": 0.01, "mode": "fp32", "device": "cpu", "seed": 3, "progress": False}
+# Two epochs with gates, in which channels are cut out twice, two of the small model; 43 images to train on: 6 steps an epoch.
+PRUNE: dict[str, Any] = {
+    "rate": 0.6,
+    "epochs": 4,
+    "ramp": 0.45,
+    "cuts": 3,
+    "batch_size": 8,
+    "lr": 0.01,
+    "mode": "fp32",
+    "device": "cpu",
+    "seed": 3,
+    "progress": False,
+}
 TRAIN: dict[str, Any] = {"epochs": 3, "batch_size": 8, "lr": 0.01, "mode": "fp32", "device": "cpu", "seed": 3, "progress": False}
 
 

@@ -100,7 +100,7 @@ def wait(process: int) -> None:
 def kill_runs(kills: int, seed: int, root: Path) -> dict[str, Any]:
     """Kills so many times; returns the counts, with the moments at which the processes died."""
     draw, clock = random.Random(seed), Clock()
-    for owner, name, moment in ((_Training, "epoch", "an epoch"), (checkpoint, "write_checkpoint", "a checkpoint"), (_Pruning, "operate", "surgery")):
+    for owner, name, moment in ((_Training, "epoch", "an epoch"), (checkpoint, "write_checkpoint", "a checkpoint"), (_Pruning, "remove", "surgery")):
         setattr(owner, name, clock.during(moment, getattr(owner, name)))
     wanted, seconds = {}, 0.0
     for kind in KINDS:
