@@ -321,7 +321,8 @@ class Labeller(fx.Interpreter):
     def weighted(self, name: str, module: Any, x: Labelled, value: Tensor, own_code: bool = False) -> Any:
         """A convolution or a linear layer."""
         axis = value.ndim - 1 if isinstance(module, nn.Linear) else value.ndim - len(module.kernel_size) - 1
-        if isinstance(module, nn.Linear) and compact(x.labels).shape[-1] == 1 < x.labels.shape[-1] and bool((x.labels != FIXED).any()):
+        one = compact(x.labels).shape[-1] == 1 < x.labels.shape[-1] and bool((x.labels != FIXED).any())
+        if isinstance(module, nn.Linear) and one and x.labels.ndim > 2:  # with two axes it is a single channel, flattened
             return Labelled(value, x.labels[..., :1].expand(value.shape))  # over positions: each channel on its own
         line = self.line(x, axis)
         work = (x.value if getattr(module, "transposed", False) else value).numel() * module.weight[0].numel()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from nets import EXAMPLE, Flattened, Grouped, Shared, SqueezeExcitation, assert_same_bits, build, fingerprint, hooked, some_kept
 from torch import Tensor, nn
 
-from sdap_lite import ChannelGraph, TraceError, cost, models, remove_channels, threshold, trace
+from sdap_lite import ChannelGraph, TraceError, cost, count_macs, count_params, models, remove_channels, threshold, trace
 
 
 def groups(graph: ChannelGraph) -> dict[str, tuple[int, tuple[str, ...]]]:
@@ -776,3 +776,14 @@ def test_table_lists_every_group(graph: ChannelGraph, model: nn.Module) -> None:
         line = next(line for line in lines if line.split()[0] == name)
         free = int(graph.removable[group.start : group.stop].sum())
         assert line.split()[1:3] == [str(len(group)), str(free)]
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_linear_layer_reads_a_flattened_channel_even_if_it_is_the_only_one(width: int) -> None:
+    """Found by fuzzing: all columns of the layer belong to one channel, as they would if it mixed positions."""
+    net = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.Flatten(), nn.Linear(width * 16, 5))
+    example = torch.zeros(1, 3, 4, 4)
+    graph = trace(net, example)
+    assert graph.layers["2"].inputs.tolist() == [channel for channel in range(width) for _ in range(16)]
+    assert cost(graph, unit="macs") == count_macs(net, example)
+    assert cost(graph) == count_params(net)
