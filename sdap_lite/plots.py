@@ -860,22 +860,23 @@ def front(rows: Sequence[dict[str, Any]], names: Sequence[str], dense: float, no
     return footnote(figure, note)
 
 
-def effects(found: dict[str, dict[str, tuple[float, float]]], chance: float, note: str) -> Figure:
+def effects(found: dict[str, dict[str, tuple[float, float]]], chance: float | dict[str, float], note: str) -> Figure:
     """What each change does to the accuracy, in points, with its standard error; a panel a rate.
 
     Args:
         found: name of a panel → name of a change → difference and standard error, in percentage points.
-        chance: how far the best of as many changes without any effect would come, in points; 0 draws no band.
+        chance: how far the best of as many changes without any effect would come, in points, for all panels or for each; 0 draws no band.
         note: which images it was measured on, and that it is recorded.
     """
     changes = list(next(iter(found.values())))
     figure, axes = new_figure(len(found), height=1.6 + 0.24 * len(changes))
     for axis, (title, panel) in zip(axes, found.items(), strict=True):
-        if chance:
-            axis.axvspan(-chance, chance, color="0.9", label="within chance")
+        band = chance[title] if isinstance(chance, dict) else chance
+        if band:
+            axis.axvspan(-band, band, color="0.9", label="within chance")
         for place, change in enumerate(changes):
             value, error = panel[change]
-            color = BASELINE if abs(value) <= chance else PALETTE[2] if value > 0 else PALETTE[3]
+            color = BASELINE if abs(value) <= band else PALETTE[2] if value > 0 else PALETTE[3]
             axis.errorbar(value, place, xerr=error, marker=MARKERS[0], color=color, capsize=3)
         baseline(axis, 0, "all defaults", vertical=True)
         axis.set_yticks(range(len(changes)), changes if axis is axes[0] else [""] * len(changes), fontsize="small")

@@ -187,3 +187,11 @@ def test_time_parts_add_up() -> None:
     parts = {"plain": {"forward": 1.0, "backward": 2.0}, "gated": {"forward": 1.0, "teacher": 0.5}}
     (axes,) = plots.time_parts(parts, NOTE).axes
     assert [max(bar.get_x() + bar.get_width() for bar in bars) for bars in zip(*axes.containers, strict=True)] == [3.0, 1.5]
+
+
+def test_effects_have_a_band_for_each_panel() -> None:
+    found = {"75 %": {"a": (0.5, 0.1)}, "90 %": {"a": (0.5, 0.1)}}
+    figure = plots.effects(found, {"75 %": 0.4, "90 %": 0.6}, NOTE)
+    assert [axes.patches[0].get_width() for axes in figure.axes] == pytest.approx([0.8, 1.2])
+    dots = [axes.lines[0].get_color() for axes in figure.axes]
+    assert dots[0] != dots[1] == plots.BASELINE, "what lies within the band is grey"
