@@ -188,6 +188,8 @@ def test_promises_say_what_was_counted() -> None:
         **{f"… killed during {moment}": times for moment, times in kills["killed during"].items()},
         "Damaged, foreign and hostile files read": counts["files"]["examples"],
         **({"Random networks pruned": counts["networks"]["examples"]} if "networks" in counts else {}),
+        "Tests of bad input, faults and archives passed": sum(value for value in counts["inputs"].values() if isinstance(value, int)),
+        **({"Chapters run at once on two cores": counts["notebooks"]["at once"]} if "notebooks" in counts else {}),
         "Prunings in one process": load["sweep"]["prunings"],
         "… memory in use afterwards": f"{after['MiB'] - before['MiB']} MiB more",
         f"Trace of a chain of {load['deep']['layers']:,} layers": f"{deep} s",
