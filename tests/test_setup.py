@@ -156,8 +156,9 @@ def test_no_path_of_one_machine() -> None:
         assert not found, f"{path.relative_to(ROOT)}: {found[0][:160]}"
 
 
-def test_readme_says_what_was_recorded() -> None:
-    readme, recorded = (ROOT / "README.md").read_text(), sdap_lite.data.recorded("headline")
+@pytest.mark.parametrize("name", ["headline", "headline-vgg-half"])
+def test_readme_says_what_was_recorded(name: str) -> None:
+    readme, recorded = (ROOT / "README.md").read_text(), sdap_lite.data.recorded(name)
     card = recorded["card"]
     for net, dense in card["dense test"].items():
         runs = [row for row in recorded["rows"] if row["net"] == net]
@@ -167,6 +168,14 @@ def test_readme_says_what_was_recorded() -> None:
         assert row in readme
     assert len({row["seed"] for row in recorded["rows"]}) == 3
     assert card["command"] in readme
+
+
+def test_readme_names_the_shipped_networks() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for name in sdap_lite.models.PRUNED:
+        card = sdap_lite.models.pruned_card(name)
+        sizes = f"{card['dense']['params']:,} → {card['pruned']['params']:,}"
+        assert f"| `{name}` | {card['dense']['test']:.2%} | {card['pruned']['test']:.2%} | {sizes} |" in readme
 
 
 def test_readme_says_what_the_rivals_reached() -> None:
