@@ -166,7 +166,7 @@ class ChannelGraph:
         >>> graph = trace(models.VGG(11, width=8), torch.zeros(1, 3, 32, 32))
         >>> kept = threshold(graph, graph.split(torch.arange(float(len(graph)))), 0.75)
         >>> len(graph), len(graph.narrowed(kept)) == int(graph.join(kept, True).sum())
-        (357, True)
+        (355, True)
         """
         flat = self.join(kept, True).cpu()
         before = torch.cat([torch.zeros(1, dtype=torch.long), flat.cumsum(0)])  # how many are left of those before each channel
