@@ -202,12 +202,7 @@ def prune(
     classes = check_model(model, images)
     if teacher is not None and (given := check_model(teacher, images, "teacher", frozen=True)) != classes:
         raise ValueError(f"the teacher must give as many logits as the model, {classes}, got {given}")
-    graph = trace(model, torch.zeros(1, *images.train.images.shape[1:]))
-    if unit == "latency":
-        graph = _timed(model, graph, settings["device"], resume)
-        settings["times"] = graph.times and graph.times.state_dict()
-    if rate > (most := largest_rate(graph, unit, round_to)):
-        raise ValueError(f"rate must be at most {most:.4f} for this network, where every layer keeps one channel, got {rate}")
+    graph = _traced(model, images, rate, unit, round_to, settings, resume)
     prints = {name: "" if net is None else fingerprint(net.state_dict().values()) for name, net in (("model", model), ("teacher", teacher))}
     settings |= {"kind": "prune", **asked, **prints, "scores": _check_scores(scores, graph), "variant": (variant and variant.differs) or None}
     folder, saved = _open(settings, mode, checkpoint, resume, model, images)
@@ -581,6 +576,17 @@ def _check_scores(scores: dict[str, Tensor] | None, graph: ChannelGraph) -> str 
     if not (flat.is_floating_point() and bool(torch.isfinite(flat).all())):
         raise ValueError(f"scores must be finite floating-point numbers, got {flat.dtype}{' with NaN or infinity' if flat.is_floating_point() else ''}")
     return fingerprint([flat])
+
+
+def _traced(model: nn.Module, images: Images, rate: float, unit: str, round_to: int, settings: dict[str, Any], resume: str | Path | None) -> ChannelGraph:
+    """The graph, in which the rate can be reached; the settings get the times, where latency is what counts."""
+    graph = trace(model, torch.zeros(1, *images.train.images.shape[1:]))
+    if unit == "latency":
+        graph = _timed(model, graph, settings["device"], resume)
+        settings["times"] = graph.times and graph.times.state_dict()
+    if rate > (most := largest_rate(graph, unit, round_to)):
+        raise ValueError(f"rate must be at most {most:.4f} for this network, where every layer keeps one channel, got {rate}")
+    return graph
 
 
 def _timed(model: nn.Module, graph: ChannelGraph, device: str, resume: str | Path | None) -> ChannelGraph:
