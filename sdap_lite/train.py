@@ -408,11 +408,12 @@ class _Pruning(_Training):
         elif step % CLOSE_EVERY == 0:
             rate = schedule(progress, self.settings["rate"], ramp)
             drawn = torch.Generator().manual_seed(1_000_003 * self.settings["seed"] + step) if self.variant.noise else None
-            kept = self.choose(rate, drawn, fill=False)
             due = math.floor(progress / ramp * self.settings["cuts"])
             if due > self.cuts:
                 self.cuts = due
                 kept = self.cut(self.choose(rate, drawn, round_to=self.settings["round_to"]))
+            else:
+                kept = self.choose(rate, drawn, fill=False)
             self.kept = self.of_whole(kept)
             self.gates.close(kept)
             self.removed = self.share_removed()
