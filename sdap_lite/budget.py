@@ -113,7 +113,7 @@ def threshold(
     down = _rounder(graph, flat, must, round_to)
     target = math.floor((1 - rate) * counter.cost(whole) + 1e-9)
     if counter.cost(down(must)) > target:  # the best channels of all layers cost too much: the cheapest, then
-        must = _protected(graph, -counter.marginal(whole))
+        must = _cheapest(graph, counter, round_to)
         down = _rounder(graph, flat, must, round_to)
     if counter.cost(down(must)) > target:
         most = f"{largest_rate(graph, unit, round_to):.4f}"
@@ -131,9 +131,7 @@ def threshold(
 def largest_rate(graph: ChannelGraph, unit: str = "params", round_to: int = 1) -> float:
     """The largest rate that can be asked for: every layer keeps one channel (or ``round_to``), and what must stay."""
     counter = _counter(graph, unit)
-    cheapness = -counter.marginal(torch.ones(len(graph), dtype=torch.bool))
-    must = _protected(graph, cheapness)
-    least = counter.cost(_rounder(graph, cheapness, must, round_to)(must))
+    least = counter.cost(_cheapest(graph, counter, round_to))
     return math.floor((1 - least / counter.cost(torch.ones(len(graph), dtype=torch.bool))) * 1e4) / 1e4
 
 
@@ -225,6 +223,13 @@ def _protected(graph: ChannelGraph, scores: Tensor) -> Tensor:
             if not bool(must[line].any()):
                 must[line[scores[line].argmax()]] = True
     return must
+
+
+def _cheapest(graph: ChannelGraph, counter: _Counter, round_to: int) -> Tensor:
+    """What stays at the largest rate: the cheapest channels that may."""
+    cheapness = -counter.marginal(torch.ones(len(graph), dtype=torch.bool))
+    must = _protected(graph, cheapness)
+    return _rounder(graph, cheapness, must, round_to)(must)
 
 
 def _least(round_to: int) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nets import hooked, randomize, some_kept
 from torch import Tensor, nn
@@ -160,6 +160,22 @@ def test_surgery_on_random_cnns(d: int, blocks: list[tuple[str, int]], flatten: 
     again = trace(small, torch.zeros(1, 3, *[4] * d))
     assert cost(again) == count_params(small)
     assert_exact(small, some_kept(again, seed + 1, share), again, x)
+
+
+@settings(max_examples=200)
+@given(
+    blocks=st.lists(st.tuples(st.sampled_from(list(BLOCKS)), st.integers(1, 2)), min_size=1, max_size=3),
+    unit=st.sampled_from(["params", "macs", "channels"]),
+    round_to=st.integers(1, 8),
+    seed=st.integers(0, 10**6),
+)
+@example(blocks=[("pad", 1)], unit="params", round_to=3, seed=0)  # channels of one group that differ in cost
+def test_largest_rate_can_be_had_whatever_the_scores(blocks: list[tuple[str, int]], unit: str, round_to: int, seed: int) -> None:
+    graph = trace(build(2, blocks, flatten=False), torch.zeros(1, 3, 4, 4))
+    most = largest_rate(graph, unit, round_to)
+    scores = graph.split(torch.rand(len(graph), generator=torch.Generator().manual_seed(seed)))
+    kept = threshold(graph, scores, most, unit=unit, round_to=round_to)
+    assert cost(graph, kept, unit) <= (1 - most) * cost(graph, unit=unit) + 1e-6
 
 
 @pytest.mark.parametrize("name", list(BLOCKS))
