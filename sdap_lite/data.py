@@ -11,7 +11,6 @@ import math
 import os
 import pickle
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from . import archives
 from .checkpoint import read_sealed
+from .trees import read_tree
 
 __all__ = ["DatasetUnavailable", "Images", "Split", "augment", "batches", "by_scale", "data_root", "load", "normalize", "recorded"]
 
@@ -281,7 +281,7 @@ def _load(name: str, root: Path, size: int | None, download: bool) -> Images:
     if name == "fashion-mini":
         splits, classes, note = *_read_fashion_mini(), known.note
     elif tree := _find_tree(name, root):
-        splits, classes = _read_tree(tree, size)
+        splits, classes = _read_tree(tree, size, keep=name != "folder")  # a folder of the user's own is left as it is
         note = f"{known.note} (JPEG copy)" if name.startswith("cifar") else known.note
     else:
         splits, classes, note = *_read_original(name, root, download), known.note
@@ -317,48 +317,9 @@ def _find_tree(name: str, root: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _read_tree(tree: Path, size: int) -> tuple[tuple[Split, Split], tuple[str, ...]]:
-    test = tree / "test" if (tree / "test").is_dir() else tree / "val"
-    classes = tuple(sorted(entry.name for entry in os.scandir(tree / "train") if entry.is_dir()))
-    strangers = {entry.name for entry in os.scandir(test) if entry.is_dir()} - set(classes)
-    if strangers:
-        raise ValueError(f"{test}: every class must also be in {tree / 'train'}, but {', '.join(sorted(strangers))} is not")
-    return (_read_folder(tree / "train", classes, size), _read_folder(test, classes, size)), classes
-
-
-def _read_folder(folder: Path, classes: tuple[str, ...], size: int) -> Split:
-    endings = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
-    files, labels = [], []
-    for label, name in enumerate(classes):
-        if (folder / name).is_dir():
-            inside = sorted(e.path for e in os.scandir(folder / name) if e.name.lower().endswith(endings))
-            files += inside
-            labels += [label] * len(inside)
-    pixels = np.empty((len(files), size, size, 3), np.uint8)
-
-    def read(i: int) -> None:
-        pixels[i] = _read_image(files[i], size)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the decoder frees Python's lock
-        for _ in pool.map(read, range(len(files)), chunksize=256):
-            pass
-    return Split(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels, dtype=torch.int64))
-
-
-def _read_image(path: str, size: int) -> np.ndarray:
-    """The middle square of an image, resized; uint8 of shape [size, size, 3]."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(Path(path).read_bytes())) as opened:  # from memory: twice as fast
-            image = opened if opened.mode == "RGB" else opened.convert("RGB")
-            if image.size != (size, size):
-                side = min(image.size)
-                left, top = (image.width - side) // 2, (image.height - side) // 2
-                image = image.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
-            return np.asarray(image)
-    except Exception as error:  # a broken image can raise nearly anything
-        raise ValueError(f"{path} must be an image, but cannot be read as one: {error}") from error
+def _read_tree(tree: Path, size: int, *, keep: bool = True) -> tuple[tuple[Split, Split], tuple[str, ...]]:
+    (train, test), classes = read_tree(tree, size, keep=keep)
+    return (Split(*train), Split(*test)), classes
 
 
 def _read_fashion_mini() -> tuple[tuple[Split, Split], tuple[str, ...]]:

@@ -14,7 +14,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from nets import pictures, write_tree
-from PIL import Image
 from torch import Tensor
 
 from sdap_lite import DatasetUnavailable, Split, by_scale, data
@@ -144,38 +143,6 @@ def test_imagenette_folder(tmp_path: Path, folder: str) -> None:
     assert images.train.images.shape == (6, 3, 160, 160)
     assert (images.test.images[:, 2].float() - 77).abs().max() <= 2, "JPEG keeps the colour, nearly"
     assert images.note == "Imagenette"
-
-
-def test_names_of_classes_may_be_any(tmp_path: Path) -> None:
-    write_tree(tmp_path / "my images ☃", classes=("a cat", "собака"))
-    assert load("folder", tmp_path / "my images ☃", size=32).classes == ("a cat", "собака")
-
-
-def test_images_are_cropped_to_the_middle_and_resized(tmp_path: Path) -> None:
-    pixels = np.zeros((20, 40, 3), np.uint8)
-    pixels[:, 10:30] = 200  # the middle square
-    for part in ("train", "test"):
-        (tmp_path / part / "a").mkdir(parents=True)
-        Image.fromarray(pixels).save(tmp_path / part / "a/0.png")
-    found = load("folder", tmp_path, size=10).train.images
-    assert found.shape == (1, 3, 10, 10)
-    assert (found[..., 1:-1] == 200).all(), "but for the smoothing at the border"
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
-def test_every_kind_of_image_becomes_rgb(tmp_path: Path, mode: str) -> None:
-    ending = "jpg" if mode == "CMYK" else "png"
-    for part in ("train", "test"):
-        (tmp_path / part / "a").mkdir(parents=True)
-        Image.new("RGB", (8, 8), "white").convert(mode).save(tmp_path / part / f"a/0.{ending}")
-    assert load("folder", tmp_path, size=8).train.images.float().min() >= 250
-
-
-def test_files_that_are_no_images_are_passed_over(tmp_path: Path) -> None:
-    write_tree(tmp_path)
-    (tmp_path / "train/cat/notes.txt").write_text("no image")
-    (tmp_path / "train/README").write_text("no class")
-    assert len(load("folder", tmp_path, size=32).train) == 6
 
 
 def test_size_is_the_callers(tmp_path: Path) -> None:
@@ -319,22 +286,6 @@ def test_damaged_batches_are_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=message):
             load("cifar10", tmp_path)
-
-
-def test_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    write_tree(tmp_path)
-    whole = (tmp_path / "train/cat/1.png").read_bytes()
-    for content in (b"", b"no image", whole[: len(whole) // 2]):
-        (tmp_path / "train/cat/1.png").write_bytes(content)
-        with pytest.raises(ValueError, match=r"train.cat.1.png must be an image, but cannot be read as one"):
-            load("folder", tmp_path, size=32)
-
-
-def test_class_of_test_images_only_is_refused(tmp_path: Path) -> None:
-    write_tree(tmp_path)
-    (tmp_path / "test/wolf").mkdir()
-    with pytest.raises(ValueError, match=r"test: every class must also be in .*train, but wolf is not"):
-        load("folder", tmp_path)
 
 
 def test_empty_tree_is_refused(tmp_path: Path) -> None:
