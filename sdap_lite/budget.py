@@ -207,7 +207,7 @@ def _flat(graph: ChannelGraph, kept: dict[str, Tensor] | None) -> Tensor:
     wrong = {name: k.dtype for name, k in kept.items() if k.dtype != torch.bool}
     if wrong:
         raise ValueError(f"kept must hold bool tensors, got {wrong}")
-    return graph.join(kept, True).cpu() if kept else torch.ones(len(graph), dtype=torch.bool)
+    return graph.join(kept, True).cpu()
 
 
 def _divide(scores: Tensor, costs: Tensor) -> Tensor:

@@ -148,7 +148,7 @@ class ChannelGraph:
         if parts.keys() != wanted.keys():
             missing, unknown = wanted.keys() - parts.keys(), parts.keys() - wanted.keys()
             raise ValueError(f"there must be one tensor for each prunable group; missing: {sorted(missing)}, unknown: {sorted(unknown)}")
-        first = next(iter(parts.values()), torch.zeros(0))
+        first = next(iter(parts.values()), torch.tensor(fill))
         flat = torch.full((len(self),), fill, dtype=first.dtype, device=first.device)
         for name, group in wanted.items():
             if parts[name].shape != (len(group),):

@@ -118,7 +118,7 @@ def _check_kept(graph: ChannelGraph, kept: dict[str, Tensor]) -> Tensor:
     wrong = {name: str(k.dtype) for name, k in kept.items() if k.dtype != torch.bool}
     if wrong:
         raise ValueError(f"kept must hold bool tensors, got {wrong}")
-    flat = graph.join(kept, True).cpu() if kept else torch.ones(len(graph), dtype=torch.bool)
+    flat = graph.join(kept, True).cpu()
     lost = ~flat & ~graph.removable
     if bool(lost.any()):
         group = next(g.name for g in graph.groups.values() if bool(lost[g.start : g.stop].any()))

@@ -153,6 +153,16 @@ def test_rate_zero_removes_nothing() -> None:
     assert count_params(result.model) == count_params(model)
 
 
+@pytest.mark.parametrize("ramp", [0.0, 0.5, 1.0])
+def test_network_without_a_channel_that_may_go(ramp: float) -> None:
+    """The outputs are all the channels that there are."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert largest_rate(trace(model, EXAMPLE)) == 0
+    result = prune(model, pictures(), 0.0, ramp=ramp, cuts=2, **{**QUICK, "epochs": 4, "batch_size": 8})
+    assert result.kept == {}
+    assert count_params(result.model) == count_params(model)
+
+
 def test_training_learns_in_place() -> None:
     model, images = build("resnet-conv"), pictures(128, 64)
     result = train(model, images, **{**QUICK, "epochs": 8, "lr": 0.05})
