@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from .copies import empty_tables
 from .graph import ChannelGraph, Group, Kept, Layer
 from .labeller import LAYERS, OWN_CODE, Findings, Labeller
 from .labels import FIXED, connect
@@ -80,7 +80,7 @@ def trace(model: nn.Module, example: Tensor) -> ChannelGraph:
 
 def _skeleton(model: nn.Module) -> nn.Module:
     """A copy whose tensors have shapes and no numbers: it takes no memory, and runs in no time."""
-    memo: dict[int, Any] = {}
+    memo = empty_tables(model)
     for tensor in [*model.parameters(), *model.buffers()]:
         empty = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty

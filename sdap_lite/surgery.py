@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .copies import empty_tables
 from .gates import check_model
 from .graph import ChannelGraph, Layer
 
@@ -51,7 +52,7 @@ def remove_channels(model: nn.Module, graph: ChannelGraph, kept: dict[str, Tenso
     check_model(model, graph)
     flat = _check_kept(graph, kept)
     # Tensors to cut are given to deepcopy as copied already: the copy never holds more than the small model.
-    memo: dict[int, Any] = {}
+    memo = empty_tables(model)
     for layer in graph.layers.values():
         for key, tensor in _tensors(model, layer):
             memo.setdefault(id(tensor), _like(tensor, _cut(tensor, layer.slices(key, tensor.shape, flat))))

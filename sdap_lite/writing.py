@@ -116,6 +116,12 @@ class Writer(fx.Tracer):
                 args[i] = parameter.default
         return function, args
 
+    def create_arg(self, a: Any) -> Any:
+        """Stand-ins and numbers, which nearly all arguments are, without asking first whether they are parameters: that takes long."""
+        if isinstance(a, fx.Proxy):
+            return a.node
+        return a if type(a) in (bool, int, float, str, type(None)) else super().create_arg(a)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, ChannelPad) or super().is_leaf_module(m, module_qualified_name)
 
