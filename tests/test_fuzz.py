@@ -1,6 +1,6 @@
 """Random networks through the whole of ``prune``, and damaged files: an error or the right result, never a wrong one.
 
-Forty examples a test here; ``make fuzz`` draws two thousand, and counts what came out.
+Two hundred networks and forty examples of each kind of file here; ``make fuzz`` draws two thousand of each, and counts what came out.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -54,6 +55,7 @@ def outcome(of: str, call: Callable[[], Any], check: Callable[[Any], None], refu
 # Networks
 
 
+@hypothesis.settings(max_examples=max(200, hypothesis.settings().max_examples))  # the nightly profile's are more
 @given(
     blocks=st.lists(st.tuples(st.sampled_from(list(BLOCKS)), st.integers(1, 2)), min_size=1, max_size=3),
     flatten=st.booleans(),
