@@ -162,6 +162,7 @@ RECIPES: dict[str, Recipe] = {
     # Cut early, so that the time goes to the small network; the same extra epochs without pruning say what the extra epochs alone give
     "headline-vgg-half": Recipe("vgg-half", "cifar10", 8, {"sdap": {"ramp": 0.25, "cuts": 2}, "dense, trained on": {"rate": 0.0}}, rates=(0.9,), dense=30),
     "headline-vgg-half-long": Recipe("vgg-half", "cifar10", 24, {"sdap": {"ramp": 0.25, "cuts": 2}}, rates=(0.9,), dense=30),
+    "headline-vgg-half-75": Recipe("vgg-half", "cifar10", 12, {"sdap": {"ramp": 0.25, "cuts": 2}}, rates=(0.75,), dense=30),
 }
 # For a GPU. On CIFAR-10 and CIFAR-100: dense epochs, their learning rate, epochs of pruning
 CIFAR: dict[str, tuple[int, float, int]] = {
