@@ -21,7 +21,7 @@ BUILDERS = {"new_figure", "footnote"}  # what figures are made of
 FIGURES = {
     name: function
     for name, function in vars(plots).items()
-    if inspect.isfunction(function) and function.__module__ == plots.__name__ and not name.startswith("_") and name not in BUILDERS | {"baseline"}
+    if inspect.isfunction(function) and function.__module__.startswith(plots.__name__) and not name.startswith("_") and name not in BUILDERS | {"baseline"}
 }
 NOTE = "measured on pictures made by the tests"
 
