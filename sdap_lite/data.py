@@ -173,6 +173,8 @@ def load(name: str, root: str | Path | None = None, *, size: int | None = None, 
 
     Looked for in :func:`data_root`: as an image tree ``<name>/{train,test|val}/<class>/*``, or in
     the layout of its authors or of torchvision. Not there: downloaded from its authors, where it can.
+    The pixels of a tree are decoded once and kept in it, in a file ``.decoded-<size>.safetensors``; a
+    ``folder`` of your own is left as it is.
 
     Args:
         name: ``cifar10``, ``cifar100``, ``imagenette``, ``imagenet32``, ``imagenet64``,
