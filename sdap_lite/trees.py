@@ -1,7 +1,7 @@
 """Image trees: a folder for each class, decoded once and kept beside the images.
 
 Sixty thousand JPEGs take some ten seconds to decode, each time that a program starts; the pixels
-themselves are read in a tenth of one. They lie in ``.decoded-<size>.safetensors`` within the tree,
+themselves are read in less than one. They lie in ``.decoded-<size>.safetensors`` within the tree,
 with a fingerprint of the files that they came from: where one differs, all are decoded anew.
 Chapter 1 loads its first images with it.
 """
@@ -54,12 +54,12 @@ def read_tree(tree: Path, size: int, *, keep: bool = True) -> tuple[tuple[Pixels
     count = sum(len(files) for files, _ in parts)
     if not keep or count * 3 * size * size > LARGEST:
         return (_decode(*parts[0], size), _decode(*parts[1], size)), classes
-    kept, print_ = tree / f".decoded-{size}.safetensors", _fingerprint(tree, parts, size)
-    found = _read_kept(kept, print_)
+    kept, fingerprint = tree / f".decoded-{size}.safetensors", _fingerprint(tree, parts, size)
+    found = _read_kept(kept, fingerprint)
     if found is None:
         found = _decode(*parts[0], size), _decode(*parts[1], size)
         with contextlib.suppress(OSError, SafetensorError):  # read-only or full: then it is decoded each time
-            write_atomically(kept, lambda file: _write_kept(file, found, print_))
+            write_atomically(kept, lambda file: _write_kept(file, found, fingerprint))
     return found, classes
 
 
@@ -126,17 +126,17 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _write_kept(file: str, parts: tuple[Pixels, Pixels], print_: str) -> None:
+def _write_kept(file: str, parts: tuple[Pixels, Pixels], fingerprint: str) -> None:
     tensors = dict(zip(NAMES, (*parts[0], *parts[1]), strict=True))
-    save_file(tensors, file, {"files": print_, "sha256": _digest(tensors)})
+    save_file(tensors, file, {"files": fingerprint, "sha256": _digest(tensors)})
 
 
-def _read_kept(path: Path, print_: str) -> tuple[Pixels, Pixels] | None:
+def _read_kept(path: Path, fingerprint: str) -> tuple[Pixels, Pixels] | None:
     """What was kept, if it is of these files and as it was written; else it is as if it were not there."""
     try:
         with safe_open(path, "pt") as kept:
             about = kept.metadata() or {}
-            if about.get("files") != print_:
+            if about.get("files") != fingerprint:
                 return None
             tensors = {name: kept.get_tensor(name) for name in NAMES}
     except (OSError, SafetensorError):
