@@ -32,11 +32,11 @@ def processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
 
 
-def card() -> dict[str, Any]:
+def card(name: str) -> dict[str, Any]:
     """All that the figures depend on."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE)
     return {
-        "command": "make bench",
+        "command": f"make bench ONLY={name}",
         "commit": commit.stdout.strip(),
         "date": time.strftime("%Y-%m-%d"),
         "seed": 0,
@@ -55,7 +55,7 @@ def run(name: str) -> dict[str, Any]:
         path = Path(folder) / "rows.json"
         subprocess.run([sys.executable, HERE / f"{name}.py", "--record", path])
         rows = json.loads(path.read_text()) if path.exists() else None
-    return {"seconds": round(time.perf_counter() - start, 1), "rows": rows, "card": card()}
+    return {"seconds": round(time.perf_counter() - start, 1), "rows": rows, "card": card(name)}
 
 
 def main() -> None:
