@@ -178,8 +178,9 @@ def test_readme_names_the_shipped_networks() -> None:
         assert f"| `{name}` | {card['dense']['test']:.2%} | {card['pruned']['test']:.2%} | {sizes} |" in readme
 
 
-def test_readme_says_what_the_rivals_reached() -> None:
-    readme, recorded = (ROOT / "README.md").read_text(), sdap_lite.data.recorded("rivals-vgg")
+@pytest.mark.parametrize("name", ["rivals-vgg", "rivals-resnet20"])
+def test_readme_says_what_the_rivals_reached(name: str) -> None:
+    readme, recorded = (ROOT / "README.md").read_text(), sdap_lite.data.recorded(name)
     for arm in {row["arm"] for row in recorded["rows"]}:
         tests = [[100 * row["test"] for row in recorded["rows"] if (row["arm"], row["rate"]) == (arm, rate)] for rate in (0.75, 0.9)]
         assert f"| {arm} | " + " | ".join(f"{mean(found):.2f} ± {stdev(found):.2f} %" for found in tests) + " |" in readme
