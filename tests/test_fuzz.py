@@ -26,7 +26,7 @@ from test_data import noise, write_cifar10, write_downsampled
 from test_random_cnn import BLOCKS, Random
 from torch import Tensor
 
-from sdap_lite import Split, archives, cost, count_params, data, largest_rate, load, prune, save, trace
+from sdap_lite import Split, archives, cost, count_params, data, largest_rate, load, prune, save, trace, trees
 from sdap_lite.checkpoint import NAME, read_checkpoint, sealed, write_checkpoint
 
 loop = importlib.import_module("sdap_lite.train")
@@ -316,4 +316,4 @@ def test_damaged_image(tmp_path_factory: pytest.TempPathFactory, ending: str, ch
     def check(found: np.ndarray) -> None:
         assert (found.shape, found.dtype) == ((16, 16, 3), np.uint8)
 
-    outcome("image", lambda: data._read_image(str(path), 16), check)
+    outcome("image", lambda: trees._read_image(str(path), 16), check)
