@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -20,11 +20,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
 
-__all__ = ["RunFolder", "is_sealed", "read_checkpoint", "read_sealed", "sealed", "write_atomically", "write_checkpoint", "write_sealed", "write_together"]
+__all__ = [
+    "RunFolder",
+    "clear_leftovers",
+    "fingerprint",
+    "is_sealed",
+    "read_checkpoint",
+    "read_sealed",
+    "sealed",
+    "write_atomically",
+    "write_checkpoint",
+    "write_sealed",
+    "write_together",
+]
 
 NAME = "checkpoint.pt"
 PREVIOUS = "checkpoint-previous.pt"
@@ -63,6 +76,20 @@ def write_together(files: dict[Path, Callable[[str], Any]], *, previous: Path | 
         raise
     for folder in {path.parent for path in files}:
         _sync_folder(folder)
+
+
+def fingerprint(tensors: Iterable[Tensor]) -> str:
+    """Sixteen digits that tell these numbers from all others."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def clear_leftovers(path: Path) -> None:
+    """Takes away what runs that were killed while they wrote this file left beside it."""
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
@@ -161,8 +188,7 @@ class RunFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self.lock = FileLock(self.path / LOCK)  # the system frees it when the process dies, however that happens
                 self.lock.acquire(timeout=0)
-                for left in self.path.glob(f".{NAME}.*.tmp"):  # of a run that was killed while it wrote
-                    left.unlink(missing_ok=True)
+                clear_leftovers(self.path / NAME)
             except Timeout as error:
                 raise ValueError(f"checkpoint must name a folder that no other run uses, but one is writing into {self.path} now") from error
             except OSError as error:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from torch.nn.utils import parametrize
 from .data import Images
 from .measure import best_device, evaluating
 
-__all__ = ["check_device", "check_images", "check_model", "check_number", "check_plain", "fingerprint"]
+__all__ = ["check_device", "check_images", "check_model", "check_number", "check_plain"]
 
 
 def check_number(name: str, value: float, rule: str, holds: Callable[[float], bool]) -> None:
@@ -81,14 +80,6 @@ def check_plain(model: nn.Module) -> None:
             raise ValueError(f"the model must have no gates or other parametrizations, but {name!r} has, on {found}: detach() or remove them first")
         if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
             raise ValueError(f"the model must have no hooks, which may compute anything, but {name!r} has: remove() them first")
-
-
-def fingerprint(tensors: Iterable[Tensor]) -> str:
-    """Sixteen digits that tell these numbers from all others."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().numpy().data)
-    return digest.hexdigest()[:16]
 
 
 # ---------------------------------------------------------------------------------------------

@@ -25,8 +25,8 @@ from tqdm import tqdm
 from .baselines import norm_scales
 from .budget import Report, check_rate, check_round_to, cost, largest_rate, report, schedule, threshold
 from .channels import trace
-from .checkpoint import RunFolder, read_checkpoint
-from .checks import check_device, check_images, check_model, check_number, check_plain, fingerprint
+from .checkpoint import RunFolder, fingerprint, read_checkpoint
+from .checks import check_device, check_images, check_model, check_number, check_plain
 from .data import Images, batches
 from .distill import distillation_loss
 from .folding import fold_norms

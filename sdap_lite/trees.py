@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .checkpoint import write_atomically
+from .checkpoint import clear_leftovers, fingerprint, write_atomically
 
 __all__ = ["read_tree"]
 
@@ -54,12 +53,13 @@ def read_tree(tree: Path, size: int, *, keep: bool = True) -> tuple[tuple[Pixels
     count = sum(len(files) for files, _ in parts)
     if not keep or count * 3 * size * size > LARGEST:
         return (_decode(*parts[0], size), _decode(*parts[1], size)), classes
-    kept, fingerprint = tree / f".decoded-{size}.safetensors", _fingerprint(tree, parts, size)
-    found = _read_kept(kept, fingerprint)
+    kept, state = tree / f".decoded-{size}.safetensors", _state(tree, parts, size)
+    found = _read_kept(kept, state)
     if found is None:
         found = _decode(*parts[0], size), _decode(*parts[1], size)
         with contextlib.suppress(OSError, SafetensorError):  # read-only or full: then it is decoded each time
-            write_atomically(kept, lambda file: _write_kept(file, found, fingerprint))
+            clear_leftovers(kept)
+            write_atomically(kept, lambda file: _write_kept(file, found, state))
     return found, classes
 
 
@@ -107,7 +107,7 @@ def _read_image(path: str, size: int) -> np.ndarray:
 # The decoded pixels
 
 
-def _fingerprint(tree: Path, parts: list[tuple[list[os.DirEntry[str]], Tensor]], size: int) -> str:
+def _state(tree: Path, parts: list[tuple[list[os.DirEntry[str]], Tensor]], size: int) -> str:
     """Names, lengths and times of all files: what makes them other images changes it. And the decoder's version."""
     import PIL
 
@@ -119,29 +119,22 @@ def _fingerprint(tree: Path, parts: list[tuple[list[os.DirEntry[str]], Tensor]],
     return digest.hexdigest()
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps({name: [str(tensor.dtype), *tensor.shape] for name, tensor in tensors.items()}).encode())
-    for tensor in tensors.values():
-        digest.update(tensor.numpy().data)
-    return digest.hexdigest()
-
-
-def _write_kept(file: str, parts: tuple[Pixels, Pixels], fingerprint: str) -> None:
+def _write_kept(file: str, parts: tuple[Pixels, Pixels], state: str) -> None:
     tensors = dict(zip(NAMES, (*parts[0], *parts[1]), strict=True))
-    save_file(tensors, file, {"files": fingerprint, "sha256": _digest(tensors)})
+    save_file(tensors, file, {"files": state, "pixels": fingerprint(tensors.values())})
 
 
-def _read_kept(path: Path, fingerprint: str) -> tuple[Pixels, Pixels] | None:
+def _read_kept(path: Path, state: str) -> tuple[Pixels, Pixels] | None:
     """What was kept, if it is of these files and as it was written; else it is as if it were not there."""
     try:
         with safe_open(path, "pt") as kept:
             about = kept.metadata() or {}
-            if about.get("files") != fingerprint:
+            if about.get("files") != state:
                 return None
             tensors = {name: kept.get_tensor(name) for name in NAMES}
     except (OSError, SafetensorError):
         return None
-    if about.get("sha256") != _digest(tensors):
+    if about.get("pixels") != fingerprint(tensors.values()):
         return None
     train_images, train_labels, test_images, test_labels = tensors.values()
     return (train_images, train_labels), (test_images, test_labels)

@@ -24,7 +24,7 @@ import killed_run
 import torch
 
 from sdap_lite import checkpoint
-from sdap_lite.checks import fingerprint
+from sdap_lite.checkpoint import fingerprint
 from sdap_lite.train import _Pruning, _Training
 
 KINDS = ("rms", "straight-through", "train")

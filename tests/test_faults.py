@@ -20,7 +20,7 @@ from nets import assert_same_bits, build, fingerprint, pictures, write_tree
 
 from sdap_lite import checkpoint, data, prune
 from sdap_lite.checkpoint import NAME, read_checkpoint
-from sdap_lite.checks import fingerprint as digest
+from sdap_lite.checkpoint import fingerprint as digest
 from sdap_lite.train import _Training
 
 QUICK: dict[str, Any] = {"epochs": 3, "batch_size": 8, "lr": 0.01, "mode": "fp32", "device": "cpu", "progress": False}
@@ -267,7 +267,7 @@ def test_another_process_ends_in_the_same_bits(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("PYTHONHASHSEED", "1")
     script = """
 import torch, killed_run
-from sdap_lite.checks import fingerprint
+from sdap_lite.checkpoint import fingerprint
 torch.set_num_threads(1)
 print(fingerprint(killed_run.run("rms").model.state_dict().values()))
 """

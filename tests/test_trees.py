@@ -162,6 +162,13 @@ def test_folder_that_cannot_be_written_is_read_all_the_same(tmp_path: Path, monk
     assert sorted(path.name for path in tmp_path.iterdir()) == ["test", "train"], "nothing half-written is left"
 
 
+def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
+    write_tree(tmp_path)
+    (tmp_path / "..decoded-8.safetensors.abc.tmp").write_bytes(b"half of it")
+    read_tree(tmp_path, 8)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".decoded-8.safetensors", "test", "train"]
+
+
 def test_large_sets_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tree(tmp_path)
     monkeypatch.setattr(trees, "LARGEST", 10 * 3 * 8 * 8 - 1)
