@@ -103,6 +103,7 @@ RIVALS: dict[str, dict[str, Any]] = {
 }
 LABELS = {"gradient of the labels' loss": {"variant": {"labels": True}}}  # the nearest rival within the ablation
 CUT_EARLY: dict[str, dict[str, Any]] = {"sdap": {"ramp": 0.25, "cuts": 2}}  # most of the run belongs to the small network
+TRAINED_ON: dict[str, dict[str, Any]] = {"dense, trained on": {"rate": 0.0}}  # what the extra epochs alone give
 BIGGER_TEACHER = {"bigger teacher": {"teacher": "vgg-half"}}
 # How a gate's score may learn: chapters 2 to 5
 GATE_RULES = {
@@ -161,9 +162,11 @@ RECIPES: dict[str, Recipe] = {
     "rivals-resnet20": Recipe("resnet20", "cifar10", 3, {**RIVALS, **LABELS, **BIGGER_TEACHER}, images=15_000),
     "ablation-vgg": Recipe("vgg", "cifar10", 3, ABLATION, images=15_000, all_validation=True),
     # Cut early, so that the time goes to the small network; the same extra epochs without pruning say what the extra epochs alone give
-    "headline-vgg-half": Recipe("vgg-half", "cifar10", 8, {**CUT_EARLY, "dense, trained on": {"rate": 0.0}}, rates=(0.9,), dense=30),
+    "headline-vgg-half": Recipe("vgg-half", "cifar10", 8, {**CUT_EARLY, **TRAINED_ON}, rates=(0.9,), dense=30),
     "headline-vgg-half-long": Recipe("vgg-half", "cifar10", 24, CUT_EARLY, rates=(0.9,), dense=30),
     "headline-vgg-half-75": Recipe("vgg-half", "cifar10", 12, CUT_EARLY, rates=(0.75,), dense=30),
+    "headline-resnet56": Recipe("resnet56", "cifar10", 10, {**CUT_EARLY, **TRAINED_ON}, rates=(0.75,), dense=14),
+    "headline-mobilenetv2-half": Recipe("mobilenetv2-half", "cifar10", 8, {**CUT_EARLY, **TRAINED_ON}, rates=(0.75,), dense=12, dense_lr=0.05),
 }
 # For a GPU. On CIFAR-10 and CIFAR-100: dense epochs, their learning rate, epochs of pruning
 CIFAR: dict[str, tuple[int, float, int]] = {
