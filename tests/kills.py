@@ -14,6 +14,7 @@ import os
 import random
 import signal
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from typing import Any
 
 import killed_run
 import torch
+from tqdm import tqdm
 
 from sdap_lite import checkpoint
 from sdap_lite.checkpoint import fingerprint
@@ -68,9 +70,11 @@ def live(folder: Path, kind: str, clock: Clock) -> int:
         return process
     code = 1
     try:
+        tqdm.set_lock(threading.RLock())  # its own is shared with the processes before, one of which may have died with it
         saved = any((folder / name).exists() for name in (checkpoint.NAME, checkpoint.PREVIOUS))
         result = killed_run.run(kind, **{"resume" if saved else "checkpoint": folder})
-        (folder / "end").write_text(fingerprint(result.model.state_dict().values()))
+        end = fingerprint(result.model.state_dict().values())
+        checkpoint.write_atomically(folder / "end", lambda file: Path(file).write_text(end))
         code = 0
     finally:
         os._exit(code)
