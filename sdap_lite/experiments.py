@@ -104,6 +104,8 @@ RIVALS: dict[str, dict[str, Any]] = {
 LABELS = {"gradient of the labels' loss": {"variant": {"labels": True}}}  # the nearest rival within the ablation
 CUT_EARLY: dict[str, dict[str, Any]] = {"sdap": {"ramp": 0.25, "cuts": 2}}  # most of the run belongs to the small network
 TRAINED_ON: dict[str, dict[str, Any]] = {"dense, trained on": {"rate": 0.0}}  # what the extra epochs alone give
+# Imagenette has few images: batches as small as those of the dense training
+SMALL_BATCHES = {name: {**arm, "batch_size": 64} for name, arm in {**CUT_EARLY, **TRAINED_ON}.items()}
 BIGGER_TEACHER = {"bigger teacher": {"teacher": "vgg-half"}}
 # How a gate's score may learn: chapters 2 to 5
 GATE_RULES = {
@@ -166,7 +168,7 @@ RECIPES: dict[str, Recipe] = {
     "headline-vgg-half-long": Recipe("vgg-half", "cifar10", 24, CUT_EARLY, rates=(0.9,), dense=30),
     "headline-vgg-half-75": Recipe("vgg-half", "cifar10", 12, CUT_EARLY, rates=(0.75,), dense=30),
     "headline-resnet56": Recipe("resnet56", "cifar10", 10, {**CUT_EARLY, **TRAINED_ON}, rates=(0.75,), dense=14),
-    "headline-mobilenetv2-half": Recipe("mobilenetv2-half", "cifar10", 8, {**CUT_EARLY, **TRAINED_ON}, rates=(0.75,), dense=12, dense_lr=0.05),
+    "headline-mobilenetv2-imagenette": Recipe("torchvision:mobilenet_v2", "imagenette", 16, SMALL_BATCHES, rates=(0.75,), size=64),
 }
 # For a GPU. On CIFAR-10 and CIFAR-100: dense epochs, their learning rate, epochs of pruning
 CIFAR: dict[str, tuple[int, float, int]] = {

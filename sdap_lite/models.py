@@ -303,8 +303,8 @@ NETS: dict[str, Callable[..., nn.Module]] = {
     "mobilenetv2-half": partial(mobilenetv2, width=0.5),
     "mobilenetv2": mobilenetv2,
     "densenet40": densenet40,
-    "torchvision:resnet18": lambda in_channels, classes: stock("resnet18", num_classes=classes),
-    "torchvision:mobilenet_v2": lambda in_channels, classes: stock("mobilenet_v2", num_classes=classes),
+    "torchvision:resnet18": lambda in_channels, classes, **pretrained: stock("resnet18", num_classes=classes, **pretrained),
+    "torchvision:mobilenet_v2": lambda in_channels, classes, **pretrained: stock("mobilenet_v2", num_classes=classes, **pretrained),
 }
 
 
