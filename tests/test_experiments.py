@@ -228,7 +228,7 @@ def test_every_recipe_fits_what_there_is(name: str) -> None:
     for arm in recipe.arms.values():
         net = arm.get("net", recipe.net)
         assert net in NETS
-        assert recipe.dense or f"{net}-{recipe.data}" in models.PRETRAINED
+        assert recipe.dense or f"{net.removeprefix('torchvision:')}-{recipe.data}" in models.PRETRAINED
         assert set(arm) <= arguments
         assert arm.get("scores") in (None, *SCORES)
         assert arm.get("scratch") in (None, *recipe.arms)
