@@ -40,7 +40,7 @@ def main() -> None:
     if abs(test - row["test"]) > 0.001:
         parser.error(f"the weights must be those of the record, with {row['test']:.2%} of the test images right, got {test:.2%}")
 
-    name = f"{row['net']}-{recipe.data}-{100 * args.rate:g}"
+    name = f"{row['net'].removeprefix('torchvision:')}-{recipe.data}-{100 * args.rate:g}"
     FOLDER.mkdir(exist_ok=True)
     saving.save(model, FOLDER / name)
     about = {key: record["card"][key] for key in ("command", "commit", "data", "settings", "hardware", "versions")}
