@@ -75,6 +75,7 @@ def browser() -> Iterator[Any]:
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
     driver.set_page_load_timeout(60)
+    driver.set_script_timeout(60)
     yield driver
     driver.quit()
 
@@ -90,6 +91,7 @@ class Visit:
     images: list[tuple[str, str]]  # file, alternative text
     links: list[str]
     nameless: list[str]  # controls without a name for a screen reader
+    barriers: list[str]  # what breaks a rule of the WCAG, in light and in dark
     phone_width: int
     too_wide: list[str]
 
@@ -112,6 +114,19 @@ return [...document.querySelectorAll("main *")].filter((node) => node.getBoundin
 """
 
 
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}  # contrast, names, roles, languages
+
+
+def barriers(browser: Any) -> Iterator[str]:
+    """What axe-core finds against the Web Content Accessibility Guidelines, levels A and AA."""
+    from axe_core_python.selenium import Axe
+
+    for theme in ("dark", "light"):
+        browser.execute_script(f"document.documentElement.dataset.theme = '{theme}'")
+        for rule in Axe().run(browser, options=RULES)["violations"]:
+            yield from (f"{theme}: {rule['help']}: {node['html'][:200]}" for node in rule["nodes"])
+
+
 def size(browser: Any, width: int, height: int) -> None:
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500})
 
@@ -128,6 +143,7 @@ def visit(browser: Any, base: str) -> Any:
         browser.get(f"{base}{name}.html")
         found = browser.execute_script(SEE)
         browser.save_screenshot(str(SCREENSHOTS / f"{name}.png"))
+        found["barriers"] = list(barriers(browser))
         size(browser, *PHONE)
         width, wide = browser.execute_script("return document.documentElement.scrollWidth"), browser.execute_script(WIDE)
         browser.save_screenshot(str(SCREENSHOTS / f"{name}-phone.png"))
@@ -165,6 +181,17 @@ def test_headings_are_in_order(name: str, visit: Any) -> None:
 def test_a_screen_reader_finds_words(name: str, visit: Any) -> None:
     assert [file for file, text in visit(name).images if not text.strip()] == []
     assert visit(name).nameless == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_page_is_closed_to_anyone(name: str, visit: Any) -> None:
+    assert visit(name).barriers == []
+
+
+def test_a_barrier_is_seen(browser: Any, base: str) -> None:
+    browser.get(f"{base}intro.html")
+    browser.execute_script("document.querySelector('main p').style.color = '#999'")
+    assert any(barrier.startswith("light: Elements must have sufficient color contrast") for barrier in barriers(browser))
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -67,9 +67,15 @@ def leave_thebe_out(app: Sphinx, page: str, template: str, context: dict[str, An
     context["script_files"] = [file for file in context["script_files"] if "thebe" not in f"{file.filename} {file.attributes.get('body')}"]
 
 
+def name_entries(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """Docutils gives a bibliography's entries a role that ARIA has given up, so that screen readers find a list without items."""
+    context["body"] = context.get("body", "").replace('role="doc-biblioentry"', 'role="listitem"')
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", link_chapters)
     app.connect("doctree-read", keep_to_this_host)
     app.connect("doctree-read", describe_figures)
     app.connect("html-page-context", leave_thebe_out, priority=900)
+    app.connect("html-page-context", name_entries)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
