@@ -30,12 +30,12 @@ def build(net: str, channels: int, classes: int) -> torch.nn.Module:
     if net == "mobilenet_v2":
         return models.stock(net, num_classes=classes)
     sizes = {"in_channels": channels, "classes": classes}
-    return models.VGG(16, width=16, **sizes) if net == "vgg" else models.ResNet(20, **sizes)
+    return models.NETS[net](**sizes)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("net", choices=("resnet20", "vgg", "mobilenet_v2"))
+    parser.add_argument("net", choices=("resnet20", "resnet56", "vgg", "mobilenet_v2"))
     parser.add_argument("data", choices=("cifar10", "fashion-mini", "imagenette"))
     parser.add_argument("--size", type=int, help="pixels a side; default: the set's own size")
     parser.add_argument("--epochs", type=int, default=60)

@@ -162,6 +162,7 @@ def experiment(
     scale: Annotated[float, typer.Option(help="The share of the epochs and of the training images, for a smaller machine.")] = 1.0,
     arm: Annotated[list[str] | None, typer.Option(help="Only this arm; may be given several times.")] = None,
     teacher: Annotated[Path | None, typer.Option(help="The checkpoint's folder of a bigger teacher, for the arm that asks for one.")] = None,
+    mode: Annotated[str, typer.Option(help="How the networks run: fp32, fp32-channels-last or bf16-channels-last.")] = experiments.MODE,
     root: Root = None,
 ) -> None:
     """Runs a recipe: trains a network, prunes it by every arm, and writes NAME.json. Killed, it goes on where it was."""
@@ -173,7 +174,7 @@ def experiment(
     if threads is not None:
         torch.set_num_threads(threads)
     try:
-        for line in experiments.run(name, seeds=seeds, out=out, work=work, scale=scale, arms=tuple(arm or ()), teacher=teacher, root=root):
+        for line in experiments.run(name, seeds=seeds, out=out, work=work, scale=scale, arms=tuple(arm or ()), teacher=teacher, mode=mode, root=root):
             typer.echo(line)
     except (ValueError, data.DatasetUnavailable) as error:
         raise typer.BadParameter(str(error)) from error

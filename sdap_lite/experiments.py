@@ -27,14 +27,14 @@ from .channels import trace
 from .checkpoint import NAME, read_checkpoint, read_sealed, write_sealed
 from .data import Images
 from .graph import ChannelGraph
-from .measure import accuracy, best_device, count_macs, count_params, latency
+from .measure import MODES, accuracy, best_device, count_macs, count_params, latency
 from .models import NETS
 from .train import Result, prune, train
 from .variants import Variant
 
 __all__ = ["RECIPES", "SCORES", "Recipe", "run"]
 
-MODE = "bf16-channels-last"  # fixed, so that the figures do not depend on what a busy machine measured
+MODE = "bf16-channels-last"  # not measured by each run, so that all rows of a file are alike
 RESULTS = Path("book/results")
 
 #: Ways to fill the score vector before pruning, each a function of model, graph, images and seed.
@@ -167,7 +167,7 @@ RECIPES: dict[str, Recipe] = {
     "headline-vgg-half": Recipe("vgg-half", "cifar10", 8, {**CUT_EARLY, **TRAINED_ON}, rates=(0.9,), dense=30),
     "headline-vgg-half-long": Recipe("vgg-half", "cifar10", 24, CUT_EARLY, rates=(0.9,), dense=30),
     "headline-vgg-half-75": Recipe("vgg-half", "cifar10", 12, CUT_EARLY, rates=(0.75,), dense=30),
-    "headline-resnet56": Recipe("resnet56", "cifar10", 10, {**CUT_EARLY, **TRAINED_ON}, rates=(0.75,), dense=14),
+    "headline-resnet56": Recipe("resnet56", "cifar10", 10, {**CUT_EARLY, **TRAINED_ON}, rates=(0.75,)),
     "headline-mobilenetv2-imagenette": Recipe("torchvision:mobilenet_v2", "imagenette", 16, SMALL_BATCHES, rates=(0.75,), size=64),
 }
 # For a GPU. On CIFAR-10 and CIFAR-100: dense epochs, their learning rate, epochs of pruning
@@ -204,6 +204,7 @@ def run(
     arms: tuple[str, ...] = (),
     teacher: str | Path | None = None,
     root: str | Path | None = None,
+    mode: str = MODE,
     progress: bool = True,
 ) -> Iterator[str]:
     """Runs a recipe, as far as its file does not hold the rows yet.
@@ -217,6 +218,7 @@ def run(
         arms: which ones; default: all.
         teacher: a checkpoint's folder, of the bigger teacher; without it the arm that asks for it is left out.
         root: where the images are (:func:`sdap_lite.data.load`).
+        mode: one of :data:`sdap_lite.measure.MODES`, for all rows of the file.
         progress: whether runs show how far they are.
 
     Yields:
@@ -227,7 +229,7 @@ def run(
     """
     if seeds < 1:
         raise ValueError(f"seeds must be a whole number from 1 on, got {seeds!r}")
-    experiment = _Experiment(name, Path(out), Path(work or Path("runs") / name), scale, root, progress)
+    experiment = _Experiment(name, Path(out), Path(work or Path("runs") / name), scale, root, progress, mode)
     if teacher is not None:
         experiment.read_teacher(Path(teacher))
     unknown = [arm for arm in arms if arm not in experiment.recipe.arms]
@@ -240,12 +242,14 @@ def run(
 class _Experiment:
     """A recipe at a scale, its images, its dense networks, and the rows so far."""
 
-    def __init__(self, name: str, out: Path, work: Path, scale: float, root: str | Path | None, progress: bool) -> None:
+    def __init__(self, name: str, out: Path, work: Path, scale: float, root: str | Path | None, progress: bool, mode: str = MODE) -> None:
         if name not in RECIPES:
             raise ValueError(f"name must be one of {', '.join(RECIPES)}, got {name!r}")
         if not 0 < scale <= 1:
             raise ValueError(f"scale must be above 0 and at most 1, got {scale!r}")
-        self.name, self.scale, self.work, self.progress = name, scale, work, progress
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+        self.name, self.scale, self.work, self.progress, self.mode = name, scale, work, progress, mode
         self.recipe = recipe = _scaled(RECIPES[name], scale)
         self.full = data.load(recipe.data, root, size=recipe.size)
         count = round(scale * len(self.full.hold_out()[1])) if scale < 1 and recipe.images is None else recipe.images
@@ -279,10 +283,10 @@ class _Experiment:
         device = f"{torch.cuda.get_device_name()} GPU" if torch.cuda.is_available() else f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
         recipe = {key: value for key, value in vars(self.recipe).items() if key not in ("arms", "images", "size", "all_validation")}
         return {
-            "command": f"python -m sdap_lite experiment {self.name}" + ("" if self.scale == 1 else f" --scale {self.scale:g}"),
+            "command": f"python -m sdap_lite experiment {self.name}" + ("" if self.scale == 1 else f" --scale {self.scale:g}") + ("" if self.mode == MODE else f" --mode {self.mode}"),
             "commit": _commit(),
             "data": f"{self.full.note}: {training} training images, {held_out} others for validation, all {len(self.full.test):,} test images",
-            "settings": {**recipe, "rates": list(self.recipe.rates), "size": self.full.train.images.shape[-1], "mode": MODE},
+            "settings": {**recipe, "rates": list(self.recipe.rates), "size": self.full.train.images.shape[-1], "mode": self.mode},
             "scale": self.scale,
             "dense test": {},
             "parameters": {},
@@ -403,7 +407,7 @@ class _Experiment:
     def going_on(self, folder: Path) -> dict[str, Any]:
         """Arguments of a run that goes on from its checkpoint, where there is one."""
         folder.mkdir(parents=True, exist_ok=True)
-        return {"mode": MODE, "checkpoint": folder, "resume": folder if (folder / NAME).is_file() else None, "progress": self.progress}
+        return {"mode": self.mode, "checkpoint": folder, "resume": folder if (folder / NAME).is_file() else None, "progress": self.progress}
 
 
 def folder_name(settings: dict[str, Any]) -> str:

@@ -272,6 +272,7 @@ def test_dense_network_starts_from_the_same_weights_each_time(tmp_path: Path) ->
         ({"seeds": 0}, "seeds must be a whole number from 1 on, got 0"),
         ({"scale": 0}, "scale must be above 0 and at most 1, got 0"),
         ({"scale": 1.5}, "scale must be above 0 and at most 1, got 1.5"),
+        ({"mode": "fast"}, "mode must be one of fp32, fp32-channels-last, bf16-channels-last, got 'fast'"),
         ({"arms": ("sdap", "magic")}, "arms must be some of sdap, random, from scratch, got magic"),
         ({"teacher": "nowhere"}, "teacher must go with a recipe that has an arm for it, but tiny has none"),
     ],
