@@ -283,7 +283,9 @@ class _Experiment:
         device = f"{torch.cuda.get_device_name()} GPU" if torch.cuda.is_available() else f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
         recipe = {key: value for key, value in vars(self.recipe).items() if key not in ("arms", "images", "size", "all_validation")}
         return {
-            "command": f"python -m sdap_lite experiment {self.name}" + ("" if self.scale == 1 else f" --scale {self.scale:g}") + ("" if self.mode == MODE else f" --mode {self.mode}"),
+            "command": f"python -m sdap_lite experiment {self.name}"
+            + ("" if self.scale == 1 else f" --scale {self.scale:g}")
+            + ("" if self.mode == MODE else f" --mode {self.mode}"),
             "commit": _commit(),
             "data": f"{self.full.note}: {training} training images, {held_out} others for validation, all {len(self.full.test):,} test images",
             "settings": {**recipe, "rates": list(self.recipe.rates), "size": self.full.train.images.shape[-1], "mode": self.mode},
