@@ -609,7 +609,7 @@ def _open(
         settings["mode"] = saved["settings"]["mode"]  # measured when the run began
     elif mode == "auto":
         example = torch.zeros(min(64, settings["batch_size"]), *images.train.images.shape[1:], device=settings["device"])
-        settings["mode"] = team(torch.device(settings["device"])).agree(choose_mode(copy.deepcopy(model).to(settings["device"]), example))
+        settings["mode"] = team(torch.device(settings["device"])).agree(choose_mode(model, example))
     else:
         settings["mode"] = mode
     if saved:

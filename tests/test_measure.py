@@ -101,8 +101,23 @@ def test_latency_is_a_positive_number() -> None:
 
 def test_fastest_mode_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     times = {"fp32": 3.0, "fp32-channels-last": 1.0, "bf16-channels-last": 2.0}
-    monkeypatch.setattr(measure, "_time_steps", lambda model, example, mode, steps: times[mode])
+    monkeypatch.setattr(measure, "_time_steps", lambda model, example, mode, *limits: times[mode])
     assert measure.choose_mode(build("vgg"), EXAMPLE) == "fp32-channels-last"
+
+
+def test_a_slow_mode_is_given_up_after_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, steps = [0.0], {"float32": 1.0, "bfloat16": 2.5}
+    taken: list[str] = []
+
+    class Model(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            taken.append(str(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype).removeprefix("torch."))
+            clock[0] += steps[taken[-1]]
+            return super().forward(x.flatten(1))
+
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
+    assert measure.choose_mode(Model(3 * 4 * 4, 2), torch.zeros(2, 3, 4, 4)) == "fp32"
+    assert taken == 8 * ["float32"] + 2 * ["bfloat16"]  # a step that warms up and three that count, or one
 
 
 def test_choosing_a_mode_leaves_the_model_as_it_was() -> None:
