@@ -167,7 +167,7 @@ RECIPES: dict[str, Recipe] = {
     "headline-vgg-half": Recipe("vgg-half", "cifar10", 8, {**CUT_EARLY, **TRAINED_ON}, rates=(0.9,), dense=30),
     "headline-vgg-half-long": Recipe("vgg-half", "cifar10", 24, CUT_EARLY, rates=(0.9,), dense=30),
     "headline-vgg-half-75": Recipe("vgg-half", "cifar10", 12, CUT_EARLY, rates=(0.75,), dense=30),
-    "headline-resnet56": Recipe("resnet56", "cifar10", 10, {**CUT_EARLY, **TRAINED_ON}, rates=(0.75,)),
+    "headline-resnet56": Recipe("resnet56", "cifar10", 8, {**CUT_EARLY, **TRAINED_ON}, rates=(0.75,)),
     "headline-mobilenetv2-imagenette": Recipe("torchvision:mobilenet_v2", "imagenette", 16, SMALL_BATCHES, rates=(0.75,), size=64),
 }
 # For a GPU. On CIFAR-10 and CIFAR-100: dense epochs, their learning rate, epochs of pruning

@@ -200,7 +200,7 @@ def test_pruned_network_is_a_stock_one_only_narrower(name: str) -> None:
 def test_pruned_network_is_as_good_as_its_card_says(images_of: Callable[[str], Any], name: str) -> None:
     """On all test images: bfloat16 may round otherwise on another processor, and then a few images differ."""
     card = models.pruned_card(name)
-    found = accuracy(models.pruned(name), images_of(name.rsplit("-", 2)[1], size=card["settings"]["size"]), mode="bf16-channels-last")
+    found = accuracy(models.pruned(name), images_of(name.rsplit("-", 2)[1], size=card["settings"]["size"]), mode=card["settings"]["mode"])
     assert found == pytest.approx(card["pruned"]["test"], abs=0.003)
 
 
