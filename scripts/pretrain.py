@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -64,7 +65,7 @@ def main() -> None:
         "data": images.note,
         "image size": images.train.images.shape[-1],
         "training images": len(images.train) - round(0.1 * len(images.train)),
-        "command": " ".join(["python", "scripts/pretrain.py", *sys.argv[1:]]),
+        "command": re.sub(r" --(checkpoint|resume)[ =]\S+", "", " ".join(["python", "scripts/pretrain.py", *sys.argv[1:]])),  # no path of this machine
         "commit": commit,
         "sha256": hashlib.sha256(Path(f"{path}.safetensors").read_bytes()).hexdigest(),
         "parameters": measure.count_params(model),
