@@ -30,8 +30,7 @@ FILES = Path(models.__file__).parent / "bundled"
 def build(net: str, channels: int, classes: int) -> torch.nn.Module:
     if net == "mobilenet_v2":
         return models.stock(net, num_classes=classes)
-    sizes = {"in_channels": channels, "classes": classes}
-    return models.NETS[net](**sizes)
+    return models.NETS[net](in_channels=channels, classes=classes)
 
 
 def main() -> None:

@@ -242,7 +242,7 @@ def run(
 class _Experiment:
     """A recipe at a scale, its images, its dense networks, and the rows so far."""
 
-    def __init__(self, name: str, out: Path, work: Path, scale: float, root: str | Path | None, progress: bool, mode: str = MODE) -> None:
+    def __init__(self, name: str, out: Path, work: Path, scale: float, root: str | Path | None, progress: bool, mode: str) -> None:
         if name not in RECIPES:
             raise ValueError(f"name must be one of {', '.join(RECIPES)}, got {name!r}")
         if not 0 < scale <= 1:

@@ -134,7 +134,7 @@ def choose_mode(model: nn.Module, example: Tensor, *, steps: int = 3) -> str:
 
     Args:
         model: stays as it is; a copy is trained, on the example's device.
-        example: a batch, shape [batch, channels, height, width], on the model's device.
+        example: a batch, shape [batch, channels, height, width], on the device to train on.
         steps: training steps timed a mode, after one that warms up; a mode twice as slow as another gets only one.
 
     Returns:

@@ -98,6 +98,22 @@ def _name(settings: dict[str, Any]) -> str:
     return "_".join([settings["net"], *(f"{k}-{v}" for k, v in settings.items() if k != "net")])
 
 
+def test_all_runs_of_a_file_have_its_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[str] = []
+
+    def watched(*args: Any, **settings: Any) -> Any:
+        modes.append(settings["mode"])
+        return prune(*args, **settings)
+
+    monkeypatch.setattr(experiments, "prune", watched)
+    record(tmp_path, arms=("random",), mode="fp32")
+    card = written(tmp_path)["card"]
+    assert set(modes) == {"fp32"} == {card["settings"]["mode"]}
+    assert card["command"].endswith(" --mode fp32")
+    with pytest.raises(ValueError, match=r"all rows of .* must be measured alike, but settings was .*'mode': 'fp32'"):
+        record(tmp_path, arms=("random",), mode="fp32-channels-last")
+
+
 def test_arm_is_prune_with_the_arms_arguments(tmp_path: Path) -> None:
     """The row of an arm, measured by calling ``prune`` itself."""
     record(tmp_path, arms=("random",))
@@ -257,7 +273,7 @@ def test_records_of_the_book_belong_to_their_recipes(name: str) -> None:
 
 
 def test_dense_network_starts_from_the_same_weights_each_time(tmp_path: Path) -> None:
-    experiment = experiments._Experiment("tiny", tmp_path, tmp_path, 1.0, None, False)
+    experiment = experiments._Experiment("tiny", tmp_path, tmp_path, 1.0, None, False, experiments.MODE)
     torch.manual_seed(0)
     wanted = fingerprint(models.VGG(11, 4, width=4))
     assert_same_bits(experiment.build("tiny"), wanted)
