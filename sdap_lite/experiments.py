@@ -104,8 +104,10 @@ RIVALS: dict[str, dict[str, Any]] = {
 LABELS = {"gradient of the labels' loss": {"variant": {"labels": True}}}  # the nearest rival within the ablation
 CUT_EARLY: dict[str, dict[str, Any]] = {"sdap": {"ramp": 0.25, "cuts": 2}}  # most of the run belongs to the small network
 TRAINED_ON: dict[str, dict[str, Any]] = {"dense, trained on": {"rate": 0.0}}  # what the extra epochs alone give
+# Depthwise kernels are made for widths that 8 divides: others can run slower than the dense network
+BY_EIGHTS = {"sdap, widths by eights": {**CUT_EARLY["sdap"], "round_to": 8}}
 # Imagenette has few images: batches as small as those of the dense training
-SMALL_BATCHES = {name: {**arm, "batch_size": 64} for name, arm in {**CUT_EARLY, **TRAINED_ON}.items()}
+SMALL_BATCHES = {name: {**arm, "batch_size": 64} for name, arm in {**CUT_EARLY, **BY_EIGHTS, **TRAINED_ON}.items()}
 BIGGER_TEACHER = {"bigger teacher": {"teacher": "vgg-half"}}
 # How a gate's score may learn: chapters 2 to 5
 GATE_RULES = {
