@@ -15,7 +15,7 @@ from .budget import Report, channel_costs, cost, largest_rate, report, schedule,
 from .channels import TraceError, trace
 from .data import DatasetUnavailable, Images, Split, by_scale
 from .distill import distillation_loss
-from .gates import RULES, Frozen, Gates, RootMeanSquare, StraightThrough, straight_through
+from .gates import RULES, Adam, Frozen, Gates, RootMeanSquare, StraightThrough, straight_through
 from .graph import ChannelGraph
 from .latency_table import LatencyTable
 from .measure import accuracy, count_macs, count_params, latency
@@ -28,6 +28,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "RULES",
+    "Adam",
     "ChannelGraph",
     "DatasetUnavailable",
     "Frozen",

@@ -153,6 +153,12 @@ CHANGES: dict[str, dict[str, Any]] = {
     "ramp 0.7": {"ramp": 0.7},
     "learning rate 0.01": {"lr": 0.01},
     "recalibrate": {"variant": {"recalibrate": 20}},
+    "Adam, cost power 0": {"rule": "adam", "cost_power": 0.0},
+    "Adam": {"rule": "adam"},
+    "gate that scales, Adam, cost power 0": {"rule": "adam", "cost_power": 0.0, "variant": {"scaling": True}},
+    "soft gate, penalty 30": {"rule": "adam", "cost_power": 0.0, "variant": {"soft": 30.0}},
+    "feature maps, weight 1": {"variant": {"maps": 1.0}},
+    "feature maps, weight 10": {"variant": {"maps": 10.0}},
 }
 ABLATION = {name: ONE_CUT | change for name, change in CHANGES.items()}
 

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from .budget import threshold
 from .graph import ChannelGraph, Layer
 
-__all__ = ["RULES", "Frozen", "Gates", "RootMeanSquare", "Rule", "StraightThrough", "straight_through"]
+__all__ = ["RULES", "Adam", "Frozen", "Gates", "RootMeanSquare", "Rule", "StraightThrough", "straight_through"]
 
 
 class _Hard(torch.autograd.Function):
@@ -134,12 +134,44 @@ class RootMeanSquare:
         self.mean, self.steps, self.started = state["mean"], state["steps"], state.get("started", False)
 
 
+class Adam(Frozen):
+    r"""Adam on the scores (Kingma & Ba 2015): each step goes by the gradient's mean over its root mean square.
+
+    That ratio has no unit: a channel whose gradient is tiny, but always of one sign, moves as far as one that
+    decides the loss. Scores of different layers are then no longer comparable in loss (chapter 11).
+    """
+
+    def __init__(self, lr: float = 0.05, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
+        self.lr, self.betas, self.eps = lr, betas, eps
+        self.moments: tuple[Tensor, Tensor] | None = None
+        self.steps = 0
+
+    def __call__(self, scores: Tensor, gradient: Tensor) -> Tensor:
+        gradient, (mean, square) = gradient.float(), self.moments or (torch.zeros_like(gradient, dtype=torch.float32),) * 2
+        first, second = self.betas
+        mean, square = first * mean.to(gradient) + (1 - first) * gradient, second * square.to(gradient) + (1 - second) * gradient.square()
+        self.moments, self.steps = (mean, square), self.steps + 1
+        step = mean / (1 - first**self.steps) / ((square / (1 - second**self.steps)).sqrt() + self.eps)
+        return scores - self.lr * step.to(scores)
+
+    def keep(self, channels: Tensor) -> None:
+        if self.moments is not None:
+            mean, square = (moment[channels.to(moment.device)] for moment in self.moments)
+            self.moments = mean, square
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"moments": self.moments, "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.moments, self.steps = state["moments"], state["steps"]
+
+
 #: The gates' rules by the names that ``Gates`` and ``prune`` take.
-RULES: dict[str, type] = {"rms": RootMeanSquare, "straight-through": StraightThrough, "frozen": Frozen}
+RULES: dict[str, type] = {"rms": RootMeanSquare, "straight-through": StraightThrough, "adam": Adam, "frozen": Frozen}
 
 
 class _Spread(torch.autograd.Function):
-    """The mask laid out along the columns of all consumers: ``straight_through(scores, kept)[columns]``.
+    """The mask (or other values) laid out along the columns of all consumers: ``straight_through(scores, kept)[columns]``.
 
     It saves no tensor in the graph, so that one result serves any number of forward and backward passes.
     """
@@ -192,8 +224,10 @@ class Gates:
         self.rule: Rule = RootMeanSquare() if rule is None else rule
         self.flat = torch.zeros(len(graph), requires_grad=True)
         self.kept = torch.ones(len(graph), dtype=torch.bool)
+        #: What a gate multiplies by, if that is not 1 where it is open and 0 where it is closed: float, shape [channels].
+        self.values: Tensor | None = None
         self.model: nn.Module | None = None
-        self._spread: tuple[tuple[Tensor, Tensor, int], list[Tensor]] | None = None
+        self._spread: tuple[tuple[Tensor, Tensor, int, Tensor | None], list[Tensor]] | None = None
 
     @property
     def mask(self) -> Tensor:
@@ -201,17 +235,18 @@ class Gates:
         return straight_through(self.flat, self.kept)
 
     def spread(self) -> list[Tensor]:
-        """For each consumer the mask of its columns, in a shape that multiplies its weight.
+        """For each consumer the mask (or the values) of its columns, in a shape that multiplies its weight.
 
         For all layers at once, and only when a gate has moved: a step of Python a layer costs more
         than the multiplication, and most steps move no gate.
         """
-        state = (self.flat, self.kept, self.kept._version)
+        state = (self.flat, self.kept, self.kept._version, self.values)
         if self._spread is None or any(a is not b for a, b in zip(state, self._spread[0], strict=True)):
             layers = [layer for layer in self.graph.layers.values() if layer.mixes]
             columns = torch.cat([layer.columns for layer in layers]).to(self.flat.device)
             with torch.inference_mode(False), torch.enable_grad():  # what evaluation makes, training uses
-                mask = cast(Tensor, _Spread.apply(self.flat, self.kept, columns))  # type: ignore[no-untyped-call]
+                values = self.kept if self.values is None else self.values
+                mask = cast(Tensor, _Spread.apply(self.flat, values, columns))  # type: ignore[no-untyped-call]
                 parts = mask.split([len(layer.columns) for layer in layers])
                 self._spread = state, [part.view(-1, *[1] * axes) for part, axes in zip(parts, self._trailing, strict=True)]
         return self._spread[1]
@@ -298,6 +333,21 @@ class Gates:
                 # It comes back behind the bias, but an optimizer's state goes by the order of parameters.
                 module._parameters = {"weight": module._parameters.pop("weight"), **module._parameters}
         self.model = None
+
+    def fold(self) -> None:
+        """Multiplies the gates' values into the weights: the function stays, and all gates are plain and open.
+
+        Raises:
+            RuntimeError: the gates are not attached.
+        """
+        if self.model is None:
+            raise RuntimeError("these gates are not attached to a model")
+        consumers = [name for name, layer in self.graph.layers.items() if layer.mixes]
+        with torch.no_grad():
+            for name, values in zip(consumers, self.spread(), strict=True):
+                weight = cast(Any, self.model.get_submodule(name)).parametrizations.weight.original
+                weight.mul_(values.to(weight.dtype))
+        self.values, self.kept = None, torch.ones_like(self.kept)
 
     def narrowed(self, kept: dict[str, Tensor]) -> Gates:
         """The gates of what surgery leaves, all open, with scores and rule as they were; the rule goes over to them.

@@ -37,11 +37,12 @@ from .measure import MODES, accuracy, arrange, choose_mode
 from .surgery import remove_channels, slice_optimizer
 from .team import team
 from .timing import time_both, time_layers
-from .variants import Variant, floored, noisy, recalibrate
+from .variants import Variant, attention_loss, floored, noisy, recalibrate, soft_cost, stages, watched
 
 __all__ = ["Result", "learning_rate", "prune", "train"]
 
 CLOSE_EVERY = 5  # steps between two looks at which gates are open
+CRISPEST = 10.0  # what a soft gate's score is multiplied by at the ramp's end, from 1 on
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def prune(
         ramp: the share of the run after which the rate is reached and the last surgery happens.
         cuts: surgeries along the ramp, evenly spaced: each cuts out what is closed at that moment, so that the run goes on
             with a smaller network and is over sooner. With 1, a closed channel may open again until the ramp's end.
-        rule: how scores learn: ``"rms"``, ``"straight-through"`` or ``"frozen"``.
+        rule: how scores learn: ``"rms"``, ``"straight-through"``, ``"adam"`` or ``"frozen"``.
         scores: those that the gates start from, for each prunable group a tensor, such as :mod:`sdap_lite.baselines` gives;
             default: the batch-norm scales where they stay frozen, else zero.
         cost_power: see :func:`sdap_lite.threshold`.
@@ -197,6 +198,7 @@ def prune(
     asked: dict[str, Any] = {"rate": rate, "unit": unit, "temperature": temperature, "alpha": alpha, "ramp": ramp, "cuts": cuts}
     asked |= {"rule": rule, "cost_power": cost_power, "round_to": round_to}
     _check_asked(**asked)
+    _check_variant(variant or Variant(), **asked)
     settings = _settings(images, epochs, lr, batch_size, weight_decay, validation, seed, device)
     check_plain(model)
     classes = check_model(model, images)
@@ -375,32 +377,52 @@ class _Pruning(_Training):
         self, model: nn.Module, teacher: nn.Module, graph: ChannelGraph, scores: dict[str, Tensor] | None, images: Images, settings: dict[str, Any]
     ) -> None:
         super().__init__(copy.deepcopy(model), images, settings)
-        if settings["alpha"]:
-            example = torch.zeros(2, *images.train.images.shape[1:])
+        self.variant = Variant(**(settings["variant"] or {}))
+        example = torch.zeros(2, *images.train.images.shape[1:])
+        if settings["alpha"] or self.variant.maps:
             self.teacher = arrange(fold_norms(teacher, example).to(self.device), self.layout)
+        self.stages = stages(copy.deepcopy(model).eval(), graph, example) if self.variant.maps else []
         self.graph = self.whole = graph
         self.stays = torch.ones(len(graph), dtype=torch.bool)
-        self.variant = Variant(**(settings["variant"] or {}))
         rule = RULES[settings["rule"]]
         self.gates: Gates | None = Gates(graph, rule(self.variant.decay) if rule is RootMeanSquare else rule())
         if scores is not None:
             self.gates.scores = scores
+        elif self.variant.start is not None:
+            self.gates.scores = {name: torch.full((len(group),), self.variant.start) for name, group in graph.prunable.items()}
         self.gates.attach(self.model)
         self.kept: dict[str, Tensor] = graph.split(torch.ones(len(graph), dtype=torch.bool))
+        self.progress = 0.0  # along the ramp, from 0 to 1
+        self.maps: dict[str, Tensor] = {}  # what the network that ran last made of the batch
         self.cuts = 0  # surgeries on the way so far
         self.removed = 0.0
 
     def loss(self, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
         if self.variant.labels and self.gates is not None:
             (self.of_labels,) = torch.autograd.grad(self.weight * F.cross_entropy(logits, y), self.gates.flat, retain_graph=True)
-        if self.settings["alpha"] == 0:
+        if self.settings["alpha"] == 0 and not self.variant.maps:
             return F.cross_entropy(logits, y)
+        student = self.maps
         with torch.no_grad():
             teacher = self.forward(self.teacher, x)
-        return distillation_loss(logits, teacher, y, temperature=self.settings["temperature"], alpha=self.settings["alpha"])
+        loss = distillation_loss(logits, teacher, y, temperature=self.settings["temperature"], alpha=self.settings["alpha"])
+        return loss + self.variant.maps * attention_loss(self.seen(student), self.maps) if self.variant.maps else loss
+
+    def forward(self, model: nn.Module, x: Tensor) -> Tensor:
+        with watched(model, self.stages) as self.maps:
+            return super().forward(model, x)
+
+    def seen(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Feature maps as the convolutions see them, to which closed gates are zeros."""
+        if self.gates is None:
+            return maps
+        kept = self.gates.kept.cpu()
+        masks = {name: kept[self.graph.layers[name].inputs].to(x) for name, x in maps.items()}
+        return {name: x * masks[name][:, None, None] for name, x in maps.items()}
 
     def before_step(self, step: int) -> None:
         progress, ramp = step / self.total_steps, self.settings["ramp"]
+        self.progress = min(1.0, progress / ramp) if ramp else 1.0
         if self.gates is None:
             return
         if progress >= ramp:
@@ -414,15 +436,36 @@ class _Pruning(_Training):
                 kept = self.cut(self.choose(rate, drawn, round_to=self.settings["round_to"]))
             else:
                 kept = self.choose(rate, drawn, fill=False)
+            if self.variant.soft:  # they close by themselves
+                kept = self.all_here()
             self.kept = self.of_whole(kept)
             self.gates.close(kept)
             self.removed = self.share_removed()
+        if self.gates is not None and self.variant.start is not None:
+            self.gates.values = self.values(self.gates.flat.detach())
+
+    def values(self, scores: Tensor) -> Tensor:
+        """What gates multiply by that are not just open or closed."""
+        assert self.gates is not None
+        crispness = 1 + (CRISPEST - 1) * self.progress
+        values = scores * self.gates.kept if self.variant.scaling else torch.sigmoid(crispness * scores)
+        return torch.where(self.graph.removable.to(scores.device), values, self.gates.kept.to(scores))
+
+    def softened(self, gradient: Tensor) -> Tensor:
+        """The scores' gradient: the loss's through the sigmoid, and the penalty's for what is over the budget."""
+        assert self.gates is not None
+        unit, rate = self.settings["unit"], schedule(self.progress, self.settings["rate"], 1.0)
+        scores = self.gates.flat.detach().requires_grad_()
+        values = self.values(scores)
+        over = soft_cost(self.graph, values, unit) / cost(self.whole, unit=unit) - (1 - rate)
+        return torch.autograd.grad((gradient * values).sum() + self.variant.soft * over.square(), scores)[0]
 
     def after_backward(self) -> None:
         if self.gates is not None:
             gradient = self.of_labels if self.variant.labels else self.gates.flat.grad
             assert gradient is not None
-            self.gates.flat.grad = self.team.mean(gradient)
+            gradient = self.team.mean(gradient)
+            self.gates.flat.grad = self.softened(gradient) if self.variant.soft else gradient
             self.gates.learn()
 
     def finish(self) -> None:
@@ -467,6 +510,9 @@ class _Pruning(_Training):
         if self.still_to_go(self.settings["rate"], small) > largest_rate(small, self.settings["unit"], self.settings["round_to"]):
             return kept  # the last choice will need a channel that is closed at this moment
         self.narrow(kept)
+        return self.all_here()
+
+    def all_here(self) -> dict[str, Tensor]:
         return self.graph.split(torch.ones(len(self.graph), dtype=torch.bool))
 
     def narrow(self, kept: dict[str, Tensor]) -> None:
@@ -488,6 +534,9 @@ class _Pruning(_Training):
     def operate(self, kept: dict[str, Tensor]) -> None:
         """The masks freeze; surgery for the last time."""
         assert self.gates is not None
+        if self.variant.start is not None:
+            self.gates.values = self.values(self.gates.flat.detach())
+            self.gates.fold()
         self.gates.detach()
         self.gates, self.kept = None, self.of_whole(kept)
         self.remove(kept)
@@ -564,6 +613,16 @@ def _check_asked(*, rate: float, unit: str, temperature: float, alpha: float, ra
     check_round_to(round_to)
     if isinstance(cuts, bool) or not isinstance(cuts, int) or cuts < 1:
         raise ValueError(f"cuts must be a whole number from 1 on, got {cuts!r}")
+
+
+def _check_variant(variant: Variant, **asked: Any) -> None:
+    """That what is done otherwise goes with what is asked."""
+    if variant.start is not None and asked["rule"] not in ("straight-through", "adam"):
+        raise ValueError(f"rule must be straight-through or adam where a gate's value is trained (scaling, soft), got {asked['rule']!r}")
+    if variant.soft and asked["unit"] not in ("params", "macs"):
+        raise ValueError(f"unit must be params or macs for soft gates, got {asked['unit']!r}")
+    if variant.soft and not asked["ramp"]:
+        raise ValueError("ramp must be above 0 for soft gates, which learn along it, got 0")
 
 
 def _check_scores(scores: dict[str, Tensor] | None, graph: ChannelGraph) -> str | None:

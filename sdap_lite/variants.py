@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Variant", "floored", "noisy", "recalibrate"]
+from .graph import ChannelGraph
+
+__all__ = ["Variant", "attention_loss", "floored", "noisy", "recalibrate", "soft_cost", "stages", "watched"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,11 @@ class Variant:
         noise: of the gates while they learn: the choice is drawn, not made (:func:`noisy`).
         restart: whether the learning rate begins anew after surgery: warm-up, then a cosine to zero.
         recalibrate: batches that measure the batch norms' statistics anew right after surgery.
+        scaling: whether a gate's score also scales its channel, from 1 on, and is folded into the weights at surgery;
+            for a rule that descends, ``"straight-through"`` or ``"adam"``.
+        soft: the weight of the budget's penalty; above 0, gates are sigmoids of their scores that get crisper along the
+            ramp, and what is over the budget is part of their loss (ChipNet, Tiwari et al. 2021). With the rule ``"adam"``.
+        maps: the weight of the distance between the teacher's feature maps and the student's (:func:`attention_loss`).
 
     >>> Variant(floor=0.1).differs
     {'floor': 0.1}
@@ -37,14 +46,24 @@ class Variant:
     noise: float = 0.0
     restart: bool = False
     recalibrate: int = 0
+    scaling: bool = False
+    soft: float = 0.0
+    maps: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in (("decay", self.decay), ("floor", self.floor)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must be a number from 0 to below 1, got {value!r}")
-        for name, number in (("noise", self.noise), ("recalibrate", self.recalibrate)):
-            if not number >= 0:
-                raise ValueError(f"{name} must be a number from 0 on, got {number!r}")
+        for name in ("noise", "recalibrate", "soft", "maps"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be a number from 0 on, got {getattr(self, name)!r}")
+        if self.scaling and self.soft:
+            raise ValueError("a gate's value must be either its score (scaling) or a sigmoid of it (soft), not both")
+
+    @property
+    def start(self) -> float | None:
+        """Where the scores start, if they are what a gate multiplies by: wide open."""
+        return 1.0 if self.scaling else 3.0 if self.soft else None
 
     @property
     def differs(self) -> dict[str, Any]:
@@ -102,3 +121,95 @@ def recalibrate(model: nn.Module, inputs: Iterable[Tensor]) -> None:
             model(x)
     for m, momentum in zip(norms, momenta, strict=True):
         m.momentum = momentum
+
+
+# Soft gates
+
+
+def soft_cost(graph: ChannelGraph, values: Tensor, unit: str = "params") -> Tensor:
+    """What a network costs if each channel counts by its gate's value: :func:`sdap_lite.cost`, made differentiable.
+
+    Args:
+        graph: of the network.
+        values: float, from 0 to 1, shape [channels].
+        unit: ``"params"`` or ``"macs"``.
+
+    >>> from sdap_lite import models, trace
+    >>> graph = trace(models.ResNet(20), torch.zeros(1, 3, 32, 32))
+    >>> soft_cost(graph, torch.ones(len(graph))).item()
+    269722.0
+    """
+    total = values.new_tensor(float(getattr(graph, f"other_{unit}")))
+    for layer in graph.layers.values():
+        if layer.kind != "pad":
+            outputs = values[layer.outputs].sum()
+            total = total + outputs * (getattr(layer, f"pair_{unit}") * values[layer.inputs].sum() + getattr(layer, f"out_{unit}"))
+    return total
+
+
+# Feature maps
+
+
+def attention_loss(student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+    r"""How far apart two networks look: :math:`\sum_j \lVert q_s^j - q_t^j \rVert^2`, the mean over the batch.
+
+    A feature map's attention is the sum over its channels of their squares, here scaled to length 1, so that
+    networks of different widths can be compared (Zagoruyko & Komodakis 2017).
+
+    Args:
+        student: feature maps, each of shape [n, channels, height, width].
+        teacher: those of the same names, with any number of channels; no gradient flows into them.
+
+    >>> x = torch.rand(2, 8, 4, 4)
+    >>> attention_loss({"conv": x}, {"conv": x}).item()
+    0.0
+    """
+    distances = [(_attention(x) - _attention(teacher[name].detach())).square().sum(1).mean() for name, x in student.items()]
+    return torch.stack(distances).sum()
+
+
+def _attention(x: Tensor) -> Tensor:
+    return F.normalize(x.float().square().sum(1).flatten(1), dim=1)
+
+
+@contextlib.contextmanager
+def watched(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """Collects, as long as it lasts, what the named modules are given.
+
+    >>> net = nn.Sequential(nn.ReLU(), nn.Conv2d(3, 8, 3))
+    >>> with watched(net, ["1"]) as maps:
+    ...     _ = net(torch.zeros(1, 3, 8, 8))
+    >>> maps["1"].shape
+    torch.Size([1, 3, 8, 8])
+    """
+    maps: dict[str, Tensor] = {}
+    plain = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+    def keeper(name: str) -> Any:
+        return lambda module, inputs: maps.__setitem__(name, inputs[0])
+
+    handles = [plain.get_submodule(name).register_forward_pre_hook(keeper(name)) for name in names]
+    try:
+        yield maps
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def stages(model: nn.Module, graph: ChannelGraph, example: Tensor) -> list[str]:
+    """The last convolution at each resolution: its input is what the stage has made of the picture.
+
+    Args:
+        model: in eval mode.
+        graph: of the model.
+        example: a batch of inputs, whose numbers do not matter.
+
+    >>> from sdap_lite import models, trace
+    >>> net, x = models.ResNet(20).eval(), torch.zeros(1, 3, 32, 32)
+    >>> stages(net, trace(net, x), x)
+    ['layer2.0.conv1', 'layer3.0.conv1', 'layer3.2.conv2']
+    """
+    names = [name for name, layer in graph.layers.items() if layer.mixes and layer.kind == "conv"]
+    with torch.no_grad(), watched(model, names) as maps:
+        model(example)
+    return list({x.shape[2:]: name for name, x in maps.items()}.values())

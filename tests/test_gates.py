@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import EXAMPLE, assert_same_bits, build, fingerprint, hooked, some_kept
+from nets import EXAMPLE, MODELS, assert_same_bits, build, fingerprint, hooked, some_kept
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from sdap_lite import RULES, ChannelGraph, Frozen, Gates, RootMeanSquare, StraightThrough, cost, straight_through, threshold, trace
+from sdap_lite import RULES, Adam, ChannelGraph, Frozen, Gates, RootMeanSquare, StraightThrough, cost, straight_through, threshold, trace
 
 X = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 Y = torch.tensor([0, 1, 2, 3])
@@ -185,13 +185,34 @@ def test_straight_through_rule_is_gradient_descent() -> None:
     torch.testing.assert_close(gates.flat.detach(), -0.5 * torch.stack(gradients).sum(0), rtol=1e-5, atol=1e-8)
 
 
+def test_adam_rule_is_pytorchs() -> None:
+    gates, gradients = train_gates(Adam(lr=0.1, betas=(0.8, 0.95), eps=1e-6))
+    scores = torch.zeros(len(gates.graph), requires_grad=True)
+    optimizer = torch.optim.Adam([scores], lr=0.1, betas=(0.8, 0.95), eps=1e-6)
+    for gradient in gradients:
+        scores.grad = gradient.clone()
+        optimizer.step()
+    torch.testing.assert_close(gates.flat.detach(), scores.detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_adam_forgets_what_is_cut_out() -> None:
+    rule, stays = Adam(), torch.tensor([True, False, True])
+    for _ in range(3):
+        rule(torch.zeros(3), torch.tensor([1.0, 2.0, -3.0]))
+    alone = Adam()
+    for _ in range(3):
+        alone(torch.zeros(2), torch.tensor([1.0, -3.0]))
+    rule.keep(stays)
+    torch.testing.assert_close(rule(torch.zeros(2), torch.tensor([0.5, 0.5])), alone(torch.zeros(2), torch.tensor([0.5, 0.5])))
+
+
 def test_frozen_rule_keeps_scores() -> None:
     gates, gradients = train_gates(Frozen())
     assert gradients[0].abs().sum() > 0
     assert torch.equal(gates.flat.detach(), torch.zeros_like(gates.flat))
 
 
-@pytest.mark.parametrize("name", ["rms", "straight-through"])
+@pytest.mark.parametrize("name", ["rms", "straight-through", "adam"])
 def test_scores_learn(name: str) -> None:
     gates, _ = train_gates(RULES[name]())
     for scores in gates.scores.values():
@@ -214,6 +235,26 @@ def test_state_goes_on_where_it_was(name: str) -> None:
         g.flat.grad = gradients[0].clone()
         g.learn()
     assert torch.equal(again.flat, gates.flat)
+
+
+@pytest.mark.parametrize("net", list(MODELS))
+def test_values_are_folded_into_the_weights(net: str) -> None:
+    """Values between 0 and 1 act as a multiplication of the channels; folded, the plain model does the same."""
+    model, x = build(net).eval(), torch.randn(4, *EXAMPLE.shape[1:])
+    gates = Gates(trace(model, EXAMPLE))
+    with torch.no_grad(), gates.attach(model):
+        plain = model(x)
+        gates.values = torch.where(gates.graph.removable, torch.rand(len(gates.graph)), 1.0)
+        scaled = model(x)
+        gates.fold()
+        torch.testing.assert_close(model(x), scaled)
+    torch.testing.assert_close(model(x), scaled)
+    assert not torch.allclose(plain, scaled)
+
+
+def test_folding_wants_attached_gates() -> None:
+    with pytest.raises(RuntimeError, match="these gates are not attached to a model"):
+        Gates(trace(build("vgg"), EXAMPLE)).fold()
 
 
 def test_closing_to_a_rate_keeps_the_best() -> None:

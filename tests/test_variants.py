@@ -9,20 +9,21 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import EXAMPLE, assert_same_bits, build, fingerprint, pictures
+from nets import EXAMPLE, MODELS, assert_same_bits, build, fingerprint, pictures
 from torch import Tensor, nn
 
-from sdap_lite import Gates, RootMeanSquare, channel_costs, models, prune, threshold, trace
+from sdap_lite import Gates, RootMeanSquare, channel_costs, cost, models, prune, remove_channels, threshold, trace
 from sdap_lite.baselines import random
 from sdap_lite.train import learning_rate
-from sdap_lite.variants import Variant, floored, noisy, recalibrate
+from sdap_lite.variants import Variant, attention_loss, floored, noisy, recalibrate, soft_cost, stages, watched
 
 loop = importlib.import_module("sdap_lite.train")
 QUICK: dict[str, Any] = {"epochs": 4, "batch_size": 16, "lr": 0.01, "mode": "fp32", "device": "cpu", "progress": False}
 
 
 def run(variant: Variant | None, **arguments: Any) -> Any:
-    return prune(build("vgg"), pictures(classes=10), 0.5, variant=variant, **{**QUICK, **arguments})
+    trained = {"rule": "adam", "cost_power": 0.0} if variant and variant.start else {}  # gates whose value is trained
+    return prune(build("vgg"), pictures(classes=10), 0.5, variant=variant, **{**QUICK, **trained, **arguments})
 
 
 # In a run
@@ -34,7 +35,18 @@ def test_defaults_change_nothing() -> None:
     assert default.settings == plain.settings
 
 
-CHANGES = [{"decay": 0.5}, {"labels": True}, {"current_costs": True}, {"floor": 0.7}, {"noise": 1.0}, {"restart": True}, {"recalibrate": 2}]
+CHANGES: list[dict[str, Any]] = [
+    {"decay": 0.5},
+    {"labels": True},
+    {"current_costs": True},
+    {"floor": 0.7},
+    {"noise": 1.0},
+    {"restart": True},
+    {"recalibrate": 2},
+    {"scaling": True},
+    {"soft": 30.0},
+    {"maps": 5.0},
+]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
@@ -42,7 +54,8 @@ def test_every_change_changes_the_run_and_goes_on_after_a_stop(tmp_path: Path, m
     """Stopped while gates learn, and once more after surgery."""
     changed = run(Variant(**change))
     assert changed.report.achieved() >= 0.5
-    plain, now = run(None).model.state_dict(), changed.model.state_dict()
+    settings = {name: changed.settings[name] for name in ("rule", "cost_power")}
+    plain, now = run(None, **settings).model.state_dict(), changed.model.state_dict()
     assert any(plain[name].shape != now[name].shape or not torch.equal(plain[name], now[name]) for name in plain)
     whole, last = loop._Training.epoch, [1]
 
@@ -63,7 +76,7 @@ def test_every_change_changes_the_run_and_goes_on_after_a_stop(tmp_path: Path, m
     last[0] = 99
     assert_same_bits(run(Variant(**change), resume=tmp_path).model, fingerprint(changed.model))
     with pytest.raises(ValueError, match=r"must be resumed with what it was begun with, but variant was .* and is now None"):
-        run(None, resume=tmp_path)
+        run(None, resume=tmp_path, **settings)
 
 
 def test_restart_follows_the_curve_anew_after_surgery(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,6 +127,138 @@ def test_gate_gradient_of_the_labels_is_that_of_a_backward_pass() -> None:
         F.cross_entropy(model.train()(x), y).backward()
         for name, gradient in gates.gradient.items():
             torch.testing.assert_close(training.gates.scores[name], gradient.abs(), rtol=1e-4, atol=1e-7)
+
+
+# Gates whose value is trained
+
+
+@pytest.mark.parametrize("cuts", [1, 2])
+@pytest.mark.parametrize("ramp", [0.5, 1.0])
+@pytest.mark.parametrize("change", [{"scaling": True}, {"soft": 30.0}], ids=["scaling", "soft"])
+@pytest.mark.parametrize("net", ["vgg", "resnet-pad", "mobilenet", "densenet"])
+def test_surgery_leaves_a_plain_network_at_the_rate(net: str, change: dict[str, Any], ramp: float, cuts: int) -> None:
+    arguments: dict[str, Any] = {**QUICK, "epochs": 2, "rule": "adam", "cost_power": 0.0, "ramp": ramp, "cuts": cuts}
+    result = prune(build(net), pictures(classes=10), 0.4, variant=Variant(**change), **arguments)
+    assert result.report.achieved() >= 0.4
+    assert sum(p.numel() for p in result.model.parameters()) == cost(result.graph, result.kept)
+
+
+@pytest.mark.parametrize("change", [{"scaling": True}, {"soft": 30.0}], ids=["scaling", "soft"])
+def test_last_surgery_leaves_the_function_of_the_channels_that_stay(change: dict[str, Any]) -> None:
+    """The values of their gates, which are not 1, go into the weights."""
+    model, images = build("vgg"), pictures(classes=10)
+    graph = trace(model, EXAMPLE)
+    training = loop._Pruning(model, model, graph, None, images, run(Variant(**change), epochs=1).settings)
+    training.gates.scores = random(graph, seed=2)
+    kept = threshold(graph, random(graph, seed=3), 0.3)
+    values = training.values(training.gates.flat.detach())
+    training.gates.values = values * graph.join(kept, True)
+    x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        gated = training.model.eval()(x)
+        training.operate(kept)
+        torch.testing.assert_close(training.model.eval()(x), gated)
+        plain = remove_channels(model, graph, kept).eval()(x)
+    assert not torch.allclose(plain, gated)
+
+
+def test_soft_gates_learn_by_the_loss_and_by_what_is_over_the_budget() -> None:
+    """Against finite differences of both, at scores that lie on either side of the middle."""
+    model = build("vgg").double().eval()
+    graph = trace(model, EXAMPLE.double())
+    settings = run(Variant(soft=30.0), epochs=1).settings
+    training = loop._Pruning(build("vgg"), build("vgg"), graph, None, pictures(classes=10), settings)
+    training.progress = 0.5
+    scores = torch.linspace(-0.4, 0.4, len(graph), dtype=torch.float64)
+    slopes = torch.randn(len(graph), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    training.gates.flat = scores.clone().requires_grad_()
+
+    def wanted(at: Tensor) -> float:
+        values = torch.where(graph.removable, torch.sigmoid(5.5 * at), torch.ones_like(at))
+        over = soft_cost(graph, values) / cost(graph) - (1 - 0.5 * (1 - 0.5**3))
+        return float((slopes * values).sum() + 30 * over**2)
+
+    found = training.softened(slopes)
+    for channel in torch.linspace(0, len(graph) - 1, 12).long().tolist():
+        nudge = torch.zeros_like(scores)
+        nudge[channel] = 1e-5
+        assert float(found[channel]) == pytest.approx((wanted(scores + nudge) - wanted(scores - nudge)) / 2e-5, rel=1e-4, abs=1e-8)
+
+
+@pytest.mark.parametrize("unit", ["params", "macs"])
+@pytest.mark.parametrize("net", list(MODELS))
+def test_soft_cost_is_the_cost_where_gates_are_open_or_closed(net: str, unit: str) -> None:
+    """And its slope at full widths is what a channel alone would save."""
+    graph = trace(build(net), EXAMPLE)
+    kept = threshold(graph, random(graph, seed=3), 0.3)
+    values = graph.join(kept, True).double()
+    assert soft_cost(graph, values, unit).item() == pytest.approx(cost(graph, kept, unit), abs=1)
+    full = torch.ones(len(graph), dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(soft_cost(graph, full, unit), full)
+    for name, costs in channel_costs(graph, unit=unit).items():
+        torch.testing.assert_close(graph.split(slope)[name], costs)
+
+
+# Feature maps
+
+
+def test_attention_by_hand() -> None:
+    """Two channels of one row: squares add up, and only their proportions count."""
+    student, teacher = torch.tensor([[[[1.0, 0.0]], [[0.0, 2.0]]]]), torch.tensor([[[[3.0, 0.0]]]])
+    one, other = torch.tensor([1.0, 4.0]) / 17**0.5, torch.tensor([1.0, 0.0])
+    wanted = (one - other).square().sum()
+    torch.testing.assert_close(attention_loss({"a": student}, {"a": teacher}), wanted)
+    torch.testing.assert_close(attention_loss({"a": 5 * student, "b": student}, {"a": teacher, "b": 7 * student}), wanted)
+
+
+@pytest.mark.parametrize("net", list(MODELS))
+def test_maps_behind_closed_gates_are_those_of_the_network_that_surgery_leaves(net: str) -> None:
+    model, images = build(net).eval(), pictures(classes=10)
+    graph = trace(model, EXAMPLE)
+    names = stages(model, graph, EXAMPLE)
+    settings = run(Variant(maps=1.0), epochs=1).settings
+    training = loop._Pruning(model, model, graph, None, images, settings)
+    assert training.stages == names
+    kept = threshold(graph, random(graph, seed=1), 0.3)
+    training.gates.close(kept)
+    x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        training.forward(training.model.eval(), x)
+        gated = training.seen(training.maps)
+        training.operate(kept)
+        training.forward(training.model.eval(), x)
+    small = training.seen(training.maps)
+    assert set(small) == set(gated) == set(names)
+    for name in names:
+        there = gated[name][:, gated[name].flatten(2).abs().sum((0, 2)) > 0]
+        here = small[name][:, small[name].flatten(2).abs().sum((0, 2)) > 0]
+        torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.9])
+def test_maps_are_part_of_the_loss(alpha: float) -> None:
+    """The loss grows by the weight times the distance, whatever the teacher's share in the rest."""
+    losses = {weight: _first_loss(weight, alpha) for weight in (0.0, 1.0, 3.0)}
+    assert losses[1.0] > losses[0.0] + 1e-3
+    assert losses[3.0] - losses[0.0] == pytest.approx(3 * (losses[1.0] - losses[0.0]), rel=1e-4)
+
+
+def _first_loss(weight: float, alpha: float) -> float:
+    model, images = build("vgg"), pictures(classes=10)
+    settings = run(Variant(maps=weight), alpha=alpha, epochs=1).settings
+    training = loop._Pruning(model, build("vgg", seed=9), trace(model, EXAMPLE), None, images, settings)
+    x, y = next(loop.batches(images.train, 16, images))
+    training.model.train()
+    return float(training.step(x, y, 0)[0])
+
+
+def test_stages_are_the_last_at_each_resolution() -> None:
+    model = models.VGG(11, width=4).eval()
+    names = stages(model, trace(model, EXAMPLE), EXAMPLE)
+    with watched(model, names) as maps, torch.no_grad():
+        model(EXAMPLE)
+    assert [tuple(x.shape[2:]) for x in maps.values()] == [(16, 16), (8, 8), (4, 4), (2, 2), (1, 1)]
+    assert not any(module._forward_pre_hooks for module in model.modules()), "nothing is left on the model"
 
 
 # Scores
@@ -212,8 +357,25 @@ def test_recalibration_measures_the_statistics_anew() -> None:
         ({"floor": -0.1}, r"floor must be a number from 0 to below 1, got -0\.1"),
         ({"noise": -1.0}, r"noise must be a number from 0 on, got -1\.0"),
         ({"recalibrate": -1}, "recalibrate must be a number from 0 on, got -1"),
+        ({"soft": -1.0}, r"soft must be a number from 0 on, got -1\.0"),
+        ({"maps": float("nan")}, "maps must be a number from 0 on, got nan"),
+        ({"scaling": True, "soft": 1.0}, r"must be either its score \(scaling\) or a sigmoid of it \(soft\), not both"),
     ],
 )
 def test_wrong_changes_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Variant(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        ({"scaling": True}, {"rule": "rms"}, r"rule must be straight-through or adam where a gate's value is trained .*, got 'rms'"),
+        ({"soft": 30.0}, {"rule": "frozen"}, r"rule must be straight-through or adam where a gate's value is trained .*, got 'frozen'"),
+        ({"soft": 30.0}, {"unit": "channels"}, "unit must be params or macs for soft gates, got 'channels'"),
+        ({"soft": 30.0}, {"ramp": 0.0}, "ramp must be above 0 for soft gates, which learn along it, got 0"),
+    ],
+)
+def test_changes_that_do_not_go_with_the_rest_are_refused(change: dict[str, Any], arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(Variant(**change), **arguments)
