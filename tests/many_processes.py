@@ -19,6 +19,12 @@ from sdap_lite.variants import Variant
 # 43 images to train on, 9 a step: shares of 5 and 4, and of 4 and 3 in the last step
 SETTINGS: dict[str, Any] = {"rate": 0.6, "epochs": 4, "ramp": 0.45, "batch_size": 9, "lr": 0.01, "mode": "fp32", "device": "cpu", "progress": False}
 
+DIFFERENT: dict[str, dict[str, Any]] = {
+    "labels, two cuts": {"variant": Variant(labels=True), "cuts": 2},
+    "maps": {"variant": Variant(maps=3.0)},
+    "soft": {"variant": Variant(soft=30.0), "rule": "adam", "cost_power": 0.0},
+}
+
 
 def without_batch_norm() -> nn.Module:
     """A network that treats a share of a batch as it treats the batch."""
@@ -30,7 +36,7 @@ def without_batch_norm() -> nn.Module:
 
 def run(name: str, **arguments: Any) -> dict[str, Any]:
     """What one pruning gives, but for its seconds."""
-    different = {"variant": Variant(labels=True), "cuts": 2} if name == "labels, two cuts" else {}
+    different = DIFFERENT.get(name, {})
     result = prune(build("resnet-pad") if name == "resnet" else without_batch_norm(), pictures(), **SETTINGS, **different, **arguments)
     history = [{key: value for key, value in record.items() if key != "seconds"} for record in result.history]
     return {"state": result.model.state_dict(), "kept": result.kept, "history": history, "test": result.test}
@@ -55,7 +61,7 @@ def stopped(name: str, folder: Path) -> dict[str, Any]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
-    found = {name: run(name) for name in ("plain", "labels, two cuts", "resnet")}
+    found = {name: run(name) for name in ("plain", *DIFFERENT, "resnet")}
     found["gone on"] = stopped("resnet", folder / "run")
     rank = team(torch.device("cpu")).rank
     torch.save(found, folder / f"{rank}.pt")

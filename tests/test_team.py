@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from many_processes import SETTINGS, run
+from many_processes import DIFFERENT, SETTINGS, run
 from nets import build, pictures
 from PIL import Image
 from torch import nn
@@ -55,12 +55,12 @@ def assert_same(a: Any, b: Any) -> None:
         assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
-@pytest.mark.parametrize("name", ["plain", "labels, two cuts", "resnet"])
+@pytest.mark.parametrize("name", ["plain", *DIFFERENT, "resnet"])
 def test_all_processes_end_with_the_same_network(both: Found, name: str) -> None:
     assert_same(both[0][name], both[1][name])
 
 
-@pytest.mark.parametrize("name", ["plain", "labels, two cuts"])
+@pytest.mark.parametrize("name", ["plain", *DIFFERENT])
 def test_two_processes_find_what_one_finds(both: Found, name: str) -> None:
     alone, together = run(name), both[0][name]
     assert_same(alone["kept"], together["kept"])
