@@ -66,6 +66,7 @@ def examples() -> dict[str, Callable[[], Figure]]:
         "run_by_step": lambda: plots.run_by_step([{"removed": i / 8, "loss": 1.0, "seconds": 0.1} for i in range(6)], 4, 0.5, NOTE),
         "kept_by_step": lambda: plots.kept_by_step([{"a": torch.rand(4) > 0.5, "b": torch.rand(8) > 0.5}] * 3, 2, NOTE),
         "newly_wrong": lambda: plots.newly_wrong(pictures().test, "abcd", pictures().test.labels, (pictures().test.labels + 1) % 4, NOTE, most=3),
+        "attention": lambda: plots.attention(torch.zeros(3, 8, 8, dtype=torch.uint8), {"a": [torch.rand(4, 8, 8), torch.rand(8, 4, 4)]}, NOTE),
         "epochs_by_seed": lambda: plots.epochs_by_seed(runs, {"vgg": 0.8, "resnet20": 0.9}, NOTE),
         "cut_by_hand": lambda: plots.cut_by_hand(torch.rand(8, 3, 3, 3), torch.rand(8, 4), torch.rand(6, 8, 3, 3), 5),
         "leaks": lambda: plots.leaks({"ReLU": {"filter": torch.rand(8)}, "Sigmoid": {"filter": torch.rand(8)}}, NOTE),
@@ -107,7 +108,7 @@ def test_figure_is_drawn_and_labelled(name: str) -> None:
     assert isinstance(figure, Figure)
     figure.canvas.draw()
     shown = [axes for axes in figure.axes if axes.axison]
-    assert shown or name in ("image_grid", "newly_wrong"), "only images have no axes"
+    assert shown or name in ("attention", "image_grid", "newly_wrong"), "only images have no axes"
     for axes in shown:
         if axes.get_label() != "<colorbar>":
             assert is_labelled(axes, figure, "x"), name
@@ -168,6 +169,14 @@ def test_newly_wrong_shows_what_was_right_before() -> None:
     assert f"1 of {len(split)} newly wrong, 1 newly right" in figure.get_supxlabel()
     with pytest.raises(ValueError, match="there must be an image that is newly named wrongly, found none"):
         plots.newly_wrong(split, ["cat", "dog", "ship", "frog"], before, split.labels, NOTE)
+
+
+def test_attention_is_the_sum_of_squares() -> None:
+    x = torch.tensor([[[1.0, 2.0]], [[3.0, 0.0]]])
+    figure = plots.attention(torch.zeros(3, 8, 8, dtype=torch.uint8), {"teacher": [x], "student": [x[:1]]}, NOTE)
+    drawn = [axes.images[0].get_array().tolist() for axes in figure.axes]
+    assert (drawn[1], drawn[3]) == ([[10.0, 4.0]], [[1.0, 4.0]])
+    assert [axes.get_title() for axes in figure.axes] == ["teacher", "2 × 1 × 2", "student", "1 × 1 × 2"]
 
 
 def test_latencies_are_bars_of_their_heights_and_names() -> None:

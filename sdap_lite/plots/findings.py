@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
+from ..describe import DescribedFigure
 from .style import BASELINE, MARKERS, PALETTE, baseline, footnote, new_figure
 
 
@@ -200,3 +203,26 @@ def hours_by_devices(hours: dict[str, dict[int, float]], note: str, *, ylabel: s
     axis.set_ylabel(ylabel)
     axis.legend(fontsize="small")
     return footnote(figure, note)
+
+
+def attention(image: Tensor, maps: dict[str, Sequence[Tensor]], note: str) -> Figure:
+    """Where networks look: an image, and for each network a row of its feature maps, squared and summed over channels.
+
+    Args:
+        image: uint8, shape [channels, height, width].
+        maps: network → feature maps, each of shape [channels, height, width].
+        note: which image it is.
+    """
+    columns = 1 + max(len(row) for row in maps.values())
+    with plt.rc_context({"figure.facecolor": "white"}):
+        figure, axes = plt.subplots(len(maps), columns, FigureClass=DescribedFigure, figsize=(7.0, 0.4 + 1.2 * len(maps)), layout="constrained", squeeze=False)
+    plt.close(figure)
+    for row, (name, found) in zip(axes, maps.items(), strict=True):
+        for axis in row:
+            axis.set_axis_off()
+        row[0].imshow(image.permute(1, 2, 0).expand(-1, -1, 3).numpy())
+        row[0].set_title(name, fontsize="small")
+        for axis, x in zip(row[1:], found, strict=False):
+            axis.imshow(x.float().square().sum(0).numpy(), cmap="viridis")
+            axis.set_title(" × ".join(str(n) for n in x.shape), fontsize="x-small")
+    return footnote(figure, f"{note}; yellow: where a map is large; channels × height × width")
