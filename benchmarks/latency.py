@@ -22,6 +22,7 @@ import sdap_lite as sdap
 from sdap_lite.baselines import norm_scales
 
 CALLS = {1: 20, 64: 1}  # forward passes a turn, by batch size
+PIXELS = {"imagenette": 64}  # a side, where it is not 32
 
 
 def in_pytorch(model: nn.Module, x: Tensor) -> Callable[[], object]:
@@ -52,27 +53,29 @@ def prune(model: nn.Module, example: Tensor, unit: str) -> nn.Module:
     return sdap.remove_channels(model, graph, sdap.threshold(graph, norm_scales(model, graph), 0.75, unit=unit))
 
 
-def networks() -> Iterator[tuple[str, nn.Module, dict[str, nn.Module], float]]:
-    """Each network's name, the dense one, the pruned ones by what was done to them, and the limit wanted at 75 % of the parameters."""
+def networks() -> Iterator[tuple[str, int, nn.Module, dict[str, nn.Module], float]]:
+    """Each network's name, its images' side, the dense one, the pruned ones by what was done to them, and the limit wanted at 75 % of the parameters."""
     for shipped in sdap.models.PRETRAINED:
         name, _, data = shipped.partition("-")
         stock = name not in sdap.models.NETS
         dense = (sdap.models.stock(name, pretrained=data) if stock else sdap.models.NETS[name](pretrained=data)).eval()
-        example = torch.zeros(1, next(dense.parameters()).shape[1], 32, 32)
+        side = PIXELS.get(data, 32)
+        example = torch.zeros(1, next(dense.parameters()).shape[1], side, side)
         small = {f"without 75 % of {unit}": prune(dense, example, unit) for unit in ("params", "macs")}
-        yield shipped, dense, small, 0.5 if name in ("vgg", "resnet20") else 1.0
+        yield shipped, side, dense, small, 0.5 if name in ("vgg", "resnet20") else 1.0
     for shipped in sdap.models.PRUNED:
         card = sdap.models.pruned_card(shipped)
         dense = sdap.models.NETS[card["net"]](in_channels=card["in_channels"], classes=len(card["classes"])).eval()
-        yield shipped, dense, {"as shipped": sdap.models.pruned(shipped)}, 0.5 if card["net"].startswith(("vgg", "resnet")) else 1.0
+        side = PIXELS.get(shipped.split("-")[-2], 32)
+        yield shipped, side, dense, {"as shipped": sdap.models.pruned(shipped)}, 0.5 if card["net"].startswith(("vgg", "resnet")) else 1.0
 
 
 def measure() -> list[Row]:
     warnings.simplefilter("ignore", FutureWarning)  # the exporter's own
     torch.manual_seed(0)
     rows = []
-    for (shipped, dense, small, limit), batch in itertools.product(networks(), CALLS):
-        x = torch.randn(batch, next(dense.parameters()).shape[1], 32, 32)
+    for (shipped, side, dense, small, limit), batch in itertools.product(networks(), CALLS):
+        x = torch.randn(batch, next(dense.parameters()).shape[1], side, side)
         for engine, make in {"PyTorch": in_pytorch, "ONNX Runtime": in_onnx}.items():
             times = take_turns({kind: make(net, x) for kind, net in {"dense": dense, **small}.items()}, repeats=9)
             for kind in small:
