@@ -44,7 +44,7 @@ def channel_costs(graph: ChannelGraph, kept: dict[str, Tensor] | None = None, un
     return graph.split(_counter(graph, unit).marginal(_flat(graph, kept)))
 
 
-def schedule(progress: float, rate: float, ramp: float) -> float:
+def schedule(progress: float, rate: float, ramp: float, *, power: float = 3.0) -> float:
     r"""The rate at a moment of the run: :math:`r_t = r[1-(1-t/t_p)^3]`, then constant.
 
     Zhu & Gupta 2017: fast while there is much to spare, slow towards the end.
@@ -53,11 +53,12 @@ def schedule(progress: float, rate: float, ramp: float) -> float:
         progress: share of the run that is done, 0 to 1.
         rate: the rate at the end.
         ramp: the share of the run after which it is reached.
+        power: of the ramp's shape: 3 as in the equation, 1 for a straight line.
 
     >>> [round(schedule(p, 0.75, 0.5), 3) for p in (0, 0.25, 0.5, 1)]
     [0.0, 0.656, 0.75, 0.75]
     """
-    return rate if progress >= ramp else rate * (1 - (1 - progress / ramp) ** 3)
+    return rate if progress >= ramp else rate * (1 - (1 - progress / ramp) ** power)
 
 
 def threshold(

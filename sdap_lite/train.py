@@ -428,7 +428,7 @@ class _Pruning(_Training):
         if progress >= ramp:
             self.operate(self.choose_last())
         elif step % CLOSE_EVERY == 0:
-            rate = schedule(progress, self.settings["rate"], ramp)
+            rate = schedule(progress, self.settings["rate"], ramp, power=self.variant.shape)
             drawn = torch.Generator().manual_seed(1_000_003 * self.settings["seed"] + step) if self.variant.noise else None
             due = math.floor(progress / ramp * self.settings["cuts"])
             if due > self.cuts:
@@ -454,7 +454,7 @@ class _Pruning(_Training):
     def softened(self, gradient: Tensor) -> Tensor:
         """The scores' gradient: the loss's through the sigmoid, and the penalty's for what is over the budget."""
         assert self.gates is not None
-        unit, rate = self.settings["unit"], schedule(self.progress, self.settings["rate"], 1.0)
+        unit, rate = self.settings["unit"], schedule(self.progress, self.settings["rate"], 1.0, power=self.variant.shape)
         scores = self.gates.flat.detach().requires_grad_()
         values = self.values(scores)
         over = soft_cost(self.graph, values, unit) / cost(self.whole, unit=unit) - (1 - rate)

@@ -33,6 +33,7 @@ class Variant:
             for a rule that descends, ``"straight-through"`` or ``"adam"``.
         soft: the weight of the budget's penalty; above 0, gates are sigmoids of their scores that get crisper along the
             ramp, and what is over the budget is part of their loss (ChipNet, Tiwari et al. 2021). With the rule ``"adam"``.
+        shape: the power of the ramp's curve (:func:`sdap_lite.schedule`); 1 is a straight line.
         maps: the weight of the distance between the teacher's feature maps and the student's (:func:`attention_loss`).
 
     >>> Variant(floor=0.1).differs
@@ -49,6 +50,7 @@ class Variant:
     scaling: bool = False
     soft: float = 0.0
     maps: float = 0.0
+    shape: float = 3.0
 
     def __post_init__(self) -> None:
         for name, value in (("decay", self.decay), ("floor", self.floor)):
@@ -57,6 +59,8 @@ class Variant:
         for name in ("noise", "recalibrate", "soft", "maps"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be a number from 0 on, got {getattr(self, name)!r}")
+        if not 0 < self.shape < math.inf:
+            raise ValueError(f"shape must be a number above 0, got {self.shape!r}")
         if self.scaling and self.soft:
             raise ValueError("a gate's value must be either its score (scaling) or a sigmoid of it (soft), not both")
 

@@ -366,6 +366,7 @@ def test_schedule_rises_and_stops(rate: float, ramp: float, moments: list[float]
 def test_schedule_by_hand() -> None:
     assert schedule(0.25, 0.8, 0.5) == pytest.approx(0.8 * 7 / 8)
     assert schedule(0.1, 0.8, 0.5) == pytest.approx(0.8 * (1 - 0.8**3))
+    assert schedule(0.1, 0.8, 0.5, power=1) == pytest.approx(0.8 * 0.2)
 
 
 # The report

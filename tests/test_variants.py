@@ -46,6 +46,7 @@ CHANGES: list[dict[str, Any]] = [
     {"scaling": True},
     {"soft": 30.0},
     {"maps": 5.0},
+    {"shape": 1.0},
 ]
 
 
@@ -358,6 +359,7 @@ def test_recalibration_measures_the_statistics_anew() -> None:
         ({"noise": -1.0}, r"noise must be a number from 0 on, got -1\.0"),
         ({"recalibrate": -1}, "recalibrate must be a number from 0 on, got -1"),
         ({"soft": -1.0}, r"soft must be a number from 0 on, got -1\.0"),
+        ({"shape": 0.0}, r"shape must be a number above 0, got 0\.0"),
         ({"maps": float("nan")}, "maps must be a number from 0 on, got nan"),
         ({"scaling": True, "soft": 1.0}, r"must be either its score \(scaling\) or a sigmoid of it \(soft\), not both"),
     ],
