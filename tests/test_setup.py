@@ -160,8 +160,9 @@ def test_no_path_of_one_machine() -> None:
 def test_readme_says_what_was_recorded(name: str) -> None:
     readme, recorded = (ROOT / "README.md").read_text(), sdap_lite.data.recorded(name)
     card = recorded["card"]
-    for net, dense in card["dense test"].items():
-        runs = [row for row in recorded["rows"] if row["net"] == net and row["rate"] > 0]  # without those that remove nothing
+    pruned = [row for row in recorded["rows"] if row["rate"] > 0]
+    for net, arm in {(row["net"], row.get("arm")) for row in pruned}:
+        dense, runs = card["dense test"][net], [row for row in pruned if (row["net"], row.get("arm")) == (net, arm)]
         tests, sizes = [100 * row["test"] for row in runs], [100 * row["achieved"] for row in runs]
         macs = [100 * row["macs removed"] for row in runs]
         row = f"| {100 * dense:.2f} % | {mean(tests):.2f} ± {stdev(tests):.2f} % | {mean(sizes):.1f} % | {mean(macs):.1f} % | {runs[0]['epochs']} |"
