@@ -159,6 +159,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "soft gate, penalty 30": {"rule": "adam", "cost_power": 0.0, "variant": {"soft": 30.0}},
     "feature maps, weight 1": {"variant": {"maps": 1.0}},
     "feature maps, weight 10": {"variant": {"maps": 10.0}},
+    "feature maps, weight 100": {"variant": {"maps": 100.0}},
+    "feature maps, weight 10, labels": {"variant": {"maps": 10.0, "labels": True}},
     "straight ramp": {"variant": {"shape": 1.0}},
     "no way back": {"cuts": 1000},
 }
