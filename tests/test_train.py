@@ -575,7 +575,7 @@ def test_wrong_arguments_are_refused(monkeypatch: pytest.MonkeyPatch, run: Calla
         ({"cuts": 0}, "cuts must be a whole number from 1 on, got 0"),
         ({"cuts": 1.5}, r"cuts must be a whole number from 1 on, got 1\.5"),
         ({"cuts": True}, "cuts must be a whole number from 1 on, got True"),
-        ({"rule": "magic"}, "rule must be one of rms, straight-through, frozen, got 'magic'"),
+        ({"rule": "magic"}, "rule must be one of rms, straight-through, adam, frozen, got 'magic'"),
     ],
 )
 def test_wrong_arguments_of_prune_are_refused(monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], message: str) -> None:
