@@ -208,12 +208,17 @@ def stages(model: nn.Module, graph: ChannelGraph, example: Tensor) -> list[str]:
         graph: of the model.
         example: a batch of inputs, whose numbers do not matter.
 
+    Raises:
+        ValueError: there is no convolution.
+
     >>> from sdap_lite import models, trace
     >>> net, x = models.ResNet(20).eval(), torch.zeros(1, 3, 32, 32)
     >>> stages(net, trace(net, x), x)
     ['layer2.0.conv1', 'layer3.0.conv1', 'layer3.2.conv2']
     """
-    names = [name for name, layer in graph.layers.items() if layer.mixes and layer.kind == "conv"]
+    names = [name for name, layer in graph.layers.items() if layer.kind == "conv"]
+    if not names:
+        raise ValueError("the model must have a convolution, whose input is a feature map, found none")
     with torch.no_grad(), watched(model, names) as maps:
         model(example)
     return list({x.shape[2:]: name for name, x in maps.items()}.values())

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from sdap_lite import Split, archives, cost, count_params, data, largest_rate, load, prune, save, trace, trees
 from sdap_lite.checkpoint import NAME, read_checkpoint, sealed, write_checkpoint
+from sdap_lite.variants import Variant
 
 loop = importlib.import_module("sdap_lite.train")
 COUNTS: dict[str, Counter[str]] = {}
@@ -67,13 +68,14 @@ def outcome(of: str, call: Callable[[], Any], check: Callable[[Any], None], refu
         {
             "unit": st.sampled_from(["params", "macs", "channels"]),
             "round_to": st.integers(1, 8),
-            "rule": st.sampled_from(["rms", "straight-through", "frozen"]),
+            "rule": st.sampled_from(["rms", "straight-through", "adam", "frozen"]),
             "ramp": st.sampled_from([0.0, 0.4, 1.0]),
             "cuts": st.integers(1, 3),
             "alpha": st.sampled_from([0.0, 0.9]),
             "cost_power": st.sampled_from([0.0, 0.5, 1.0]),
             "batch_size": st.integers(2, 9),
             "epochs": st.integers(1, 2),
+            "variant": st.sampled_from([None, Variant(maps=5.0), Variant(scaling=True), Variant(soft=30.0), Variant(labels=True, floor=0.2, shape=1.0)]),
             "mode": st.sampled_from(["fp32", "fp32-channels-last", "bf16-channels-last"]),
         }
     ),
@@ -88,6 +90,8 @@ def test_prune_any_network(
     seed: int,
     settings: dict[str, Any],
 ) -> None:
+    if settings["variant"] and settings["variant"].start:  # gates whose value is trained
+        settings |= {"rule": "adam", "ramp": max(settings["ramp"], 0.4), "unit": settings["unit"].replace("channels", "params")}
     net, images = network(blocks, flatten, shape, seed), rectangles(shape, *counts)
     before, graph = fingerprint(net), trace(net, torch.zeros(1, *shape))
     rate = share * largest_rate(graph, settings["unit"], settings["round_to"])

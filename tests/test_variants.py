@@ -262,6 +262,12 @@ def test_stages_are_the_last_at_each_resolution() -> None:
     assert not any(module._forward_pre_hooks for module in model.modules()), "nothing is left on the model"
 
 
+def test_maps_want_a_convolution() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 8), nn.ReLU(), nn.Linear(8, 10))
+    with pytest.raises(ValueError, match="the model must have a convolution, whose input is a feature map, found none"):
+        prune(net, pictures(classes=10), 0.5, variant=Variant(maps=1.0), **QUICK)
+
+
 # Scores
 
 
