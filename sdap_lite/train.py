@@ -382,6 +382,8 @@ class _Pruning(_Training):
         if settings["alpha"] or self.variant.maps:
             self.teacher = arrange(fold_norms(teacher, example).to(self.device), self.layout)
         self.stages = stages(copy.deepcopy(model).eval(), graph, example) if self.variant.maps else []
+        if missing := set(self.stages) - {name for name, _ in teacher.named_modules()}:
+            raise ValueError(f"the teacher must have the convolutions whose feature maps are compared, but has no {', '.join(sorted(missing))}")
         self.graph = self.whole = graph
         self.stays = torch.ones(len(graph), dtype=torch.bool)
         rule = RULES[settings["rule"]]
@@ -513,6 +515,7 @@ class _Pruning(_Training):
         return self.all_here()
 
     def all_here(self) -> dict[str, Tensor]:
+        """A choice that keeps every channel of the model as it is now."""
         return self.graph.split(torch.ones(len(self.graph), dtype=torch.bool))
 
     def narrow(self, kept: dict[str, Tensor]) -> None:

@@ -57,7 +57,7 @@ class Variant:
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must be a number from 0 to below 1, got {value!r}")
         for name in ("noise", "recalibrate", "soft", "maps"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a number from 0 on, got {getattr(self, name)!r}")
         if not 0 < self.shape < math.inf:
             raise ValueError(f"shape must be a number above 0, got {self.shape!r}")

@@ -268,6 +268,11 @@ def test_maps_want_a_convolution() -> None:
         prune(net, pictures(classes=10), 0.5, variant=Variant(maps=1.0), **QUICK)
 
 
+def test_maps_want_a_teacher_with_the_same_convolutions() -> None:
+    with pytest.raises(ValueError, match=r"the teacher must have the convolutions whose feature maps are compared, but has no features\.\d+"):
+        run(Variant(maps=1.0), teacher=build("mobilenet", seed=1))
+
+
 # Scores
 
 
@@ -365,6 +370,7 @@ def test_recalibration_measures_the_statistics_anew() -> None:
         ({"noise": -1.0}, r"noise must be a number from 0 on, got -1\.0"),
         ({"recalibrate": -1}, "recalibrate must be a number from 0 on, got -1"),
         ({"soft": -1.0}, r"soft must be a number from 0 on, got -1\.0"),
+        ({"maps": float("inf")}, "maps must be a number from 0 on, got inf"),
         ({"shape": 0.0}, r"shape must be a number above 0, got 0\.0"),
         ({"maps": float("nan")}, "maps must be a number from 0 on, got nan"),
         ({"scaling": True, "soft": 1.0}, r"must be either its score \(scaling\) or a sigmoid of it \(soft\), not both"),
