@@ -224,7 +224,7 @@ class Gates:
         self.rule: Rule = RootMeanSquare() if rule is None else rule
         self.flat = torch.zeros(len(graph), requires_grad=True)
         self.kept = torch.ones(len(graph), dtype=torch.bool)
-        #: What a gate multiplies by, if that is not 1 where it is open and 0 where it is closed: float, shape [channels].
+        #: What gates multiply by (float, shape [channels]), if that is not 1 where they are open and 0 where they are closed.
         self.values: Tensor | None = None
         self.model: nn.Module | None = None
         self._spread: tuple[tuple[Tensor, Tensor, int, Tensor | None], list[Tensor]] | None = None

@@ -66,7 +66,7 @@ class Variant:
 
     @property
     def start(self) -> float | None:
-        """Where the scores start, if they are what a gate multiplies by: wide open."""
+        """Where the scores start (wide open), if they are what a gate multiplies by."""
         return 1.0 if self.scaling else 3.0 if self.soft else None
 
     @property
