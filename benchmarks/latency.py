@@ -66,8 +66,7 @@ def networks() -> Iterator[tuple[str, int, nn.Module, dict[str, nn.Module], floa
     for shipped in sdap.models.PRUNED:
         card = sdap.models.pruned_card(shipped)
         dense = sdap.models.NETS[card["net"]](in_channels=card["in_channels"], classes=len(card["classes"])).eval()
-        side = PIXELS.get(shipped.split("-")[-2], 32)
-        yield shipped, side, dense, {"as shipped": sdap.models.pruned(shipped)}, 0.5 if card["net"].startswith(("vgg", "resnet")) else 1.0
+        yield shipped, card["settings"]["size"], dense, {"as shipped": sdap.models.pruned(shipped)}, 0.5 if card["net"].startswith(("vgg", "resnet")) else 1.0
 
 
 def measure() -> list[Row]:
