@@ -404,7 +404,7 @@ class _Pruning(_Training):
             (self.of_labels,) = torch.autograd.grad(self.weight * F.cross_entropy(logits, y), self.gates.flat, retain_graph=True)
         if self.settings["alpha"] == 0 and not self.variant.maps:
             return F.cross_entropy(logits, y)
-        student = self.maps
+        student = self.maps  # before the teacher's take their place
         with torch.no_grad():
             teacher = self.forward(self.teacher, x)
         loss = distillation_loss(logits, teacher, y, temperature=self.settings["temperature"], alpha=self.settings["alpha"])
@@ -443,6 +443,10 @@ class _Pruning(_Training):
             self.kept = self.of_whole(kept)
             self.gates.close(kept)
             self.removed = self.share_removed()
+        self.dim()
+
+    def dim(self) -> None:
+        """Sets what gates multiply by, where that follows from their scores at this moment."""
         if self.gates is not None and self.variant.start is not None:
             self.gates.values = self.values(self.gates.flat.detach())
 
@@ -537,8 +541,8 @@ class _Pruning(_Training):
     def operate(self, kept: dict[str, Tensor]) -> None:
         """The masks freeze; surgery for the last time."""
         assert self.gates is not None
-        if self.variant.start is not None:
-            self.gates.values = self.values(self.gates.flat.detach())
+        self.dim()
+        if self.gates.values is not None:
             self.gates.fold()
         self.gates.detach()
         self.gates, self.kept = None, self.of_whole(kept)
