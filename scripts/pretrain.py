@@ -35,13 +35,14 @@ def build(net: str, channels: int, classes: int) -> torch.nn.Module:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("net", choices=("resnet20", "resnet56", "vgg", "mobilenet_v2"))
+    parser.add_argument("net", choices=("resnet20", "resnet56", "vgg", "vgg-half", "mobilenet_v2"))
     parser.add_argument("data", choices=("cifar10", "fashion-mini", "imagenette"))
     parser.add_argument("--size", type=int, help="pixels a side; default: the set's own size")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mode", default="auto", help="precision and memory layout; default: what is fastest here")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--checkpoint", type=Path, help="folder for the checkpoint of each epoch")
     parser.add_argument("--resume", type=Path, help="folder of a checkpoint to go on from")
@@ -54,7 +55,7 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     start = time.time()
     recipe = {"epochs": args.epochs, "lr": args.lr, "batch_size": args.batch_size, "seed": args.seed}
-    result = train(model, images, **recipe, checkpoint=args.checkpoint, resume=args.resume)
+    result = train(model, images, **recipe, mode=args.mode, checkpoint=args.checkpoint, resume=args.resume)
 
     path = FILES / f"{args.net}-{args.data}"
     save_file({k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()}, f"{path}.safetensors")
