@@ -93,6 +93,22 @@ def test_rows_are_what_the_saved_networks_are_worth(tmp_path: Path) -> None:
         assert {name: len(group) for name, group in trace(small, torch.zeros(1, 3, 16, 16)).prunable.items()} == row["widths"]
 
 
+def test_pruned_network_is_pruned_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(tmp_path, arms=("sdap",))
+    (first,) = written(tmp_path)["rows"]
+    (folder,) = (tmp_path / "work").glob("*/pruned.safetensors")
+    monkeypatch.setattr(experiments, "pruned", {"tiny-pictures-50": load(folder.with_suffix(""), NETS["tiny"](in_channels=3, classes=4))}.__getitem__)
+    monkeypatch.setitem(RECIPES, "tiny", replace(TINY, dense=0, begin_with="tiny-pictures-50"))
+    record(tmp_path / "again", arms=("sdap",))
+    found = written(tmp_path / "again")
+    (second,), begun_with = found["rows"], found["dense"]["tiny"]
+    assert (begun_with["test"], begun_with["params"], begun_with["history"]) == (first["test"], first["params"], [])
+    assert second["params"] <= 0.5 * first["params"] <= 0.25 * count_params(NETS["tiny"](in_channels=3, classes=4))
+    assert second["achieved"] == 1 - second["params"] / first["params"]
+    assert found["card"]["settings"]["begin_with"] == "tiny-pictures-50"
+    assert "begin_with" not in written(tmp_path)["card"]["settings"]  # so that older records can be gone on with
+
+
 def _name(settings: dict[str, Any]) -> str:
     """The folder's name by hand: what a row's settings say, one after the other."""
     return "_".join([settings["net"], *(f"{k}-{v}" for k, v in settings.items() if k != "net")])
@@ -244,7 +260,7 @@ def test_every_recipe_fits_what_there_is(name: str) -> None:
     for arm in recipe.arms.values():
         net = arm.get("net", recipe.net)
         assert net in NETS
-        assert recipe.dense or f"{net.removeprefix('torchvision:')}-{recipe.data}" in models.PRETRAINED
+        assert recipe.dense or recipe.begin_with in models.PRUNED or f"{net.removeprefix('torchvision:')}-{recipe.data}" in models.PRETRAINED
         assert set(arm) <= arguments
         assert arm.get("scores") in (None, *SCORES)
         assert arm.get("scratch") in (None, *recipe.arms)
