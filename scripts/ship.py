@@ -4,7 +4,8 @@
 
 Of the seeds that the experiment ran, the one with the best *validation* accuracy is taken. Its weights
 are measured once more on the test images, which must give what the experiment's record says, and go
-to ``sdap_lite/bundled/pruned/NET-DATA-PERCENT.*``, where ``sdap_lite.models.pruned`` finds them.
+to ``sdap_lite/bundled/pruned/NET-DATA-PERCENT.*``, where ``sdap_lite.models.pruned`` finds them. The
+percentage and the card count from the whole network, also where the experiment began with a pruned one.
 """
 
 import argparse
@@ -40,11 +41,15 @@ def main() -> None:
     if abs(test - row["test"]) > 0.001:
         parser.error(f"the weights must be those of the record, with {row['test']:.2%} of the test images right, got {test:.2%}")
 
-    name = f"{row['net'].removeprefix('torchvision:')}-{recipe.data}-{100 * args.rate:g}"
+    dense, rate = {key: dense[key] for key in ("test", "validation", "params", "macs")}, args.rate
+    if recipe.begin_with:
+        before = models.pruned_card(recipe.begin_with)
+        dense, rate = before["dense"], 1 - (1 - before["pruned"]["rate"]) * (1 - args.rate)
+        row |= {"achieved": 1 - row["params"] / dense["params"], "macs removed": 1 - row["macs"] / dense["macs"]}
+    name = f"{row['net'].removeprefix('torchvision:')}-{recipe.data}-{100 * rate:g}"
     FOLDER.mkdir(exist_ok=True)
     saving.save(model, FOLDER / name)
     about = {key: record["card"][key] for key in ("command", "commit", "data", "settings", "hardware", "versions")}
-    dense = {key: dense[key] for key in ("test", "validation", "params", "macs")}
     of_row = {key: value for key, value in row.items() if key not in ("milliseconds", "milliseconds spread")}
     card = {"net": row["net"], "in_channels": sizes["in_channels"], "classes": list(images.classes), "dense": dense, "pruned": of_row, **about}
     write_sealed(FOLDER / f"{name}.card.json", card)
