@@ -43,6 +43,7 @@ SCORES: dict[str, Callable[[nn.Module, ChannelGraph, Images, int], dict[str, Ten
     "L1": lambda model, graph, images, seed: baselines.l1(model, graph),
     "uniform L1": lambda model, graph, images, seed: baselines.uniform(baselines.l1(model, graph)),
     "Taylor": lambda model, graph, images, seed: baselines.taylor(model, graph, images, seed=seed),
+    "uniform Taylor": lambda model, graph, images, seed: baselines.uniform(baselines.taylor(model, graph, images, seed=seed)),
     "random": lambda model, graph, images, seed: baselines.random(graph, seed=seed),
 }
 
@@ -166,6 +167,18 @@ CHANGES: dict[str, dict[str, Any]] = {
     "straight ramp": {"variant": {"shape": 1.0}},
     "no way back": {"cuts": 1000},
 }
+# How scores of different layers compare: where it matters most, in a network with few channels to spare
+COMPARISONS: dict[str, dict[str, Any]] = {
+    "sdap": {},
+    "uniform scores": {"cost_power": 0.0, "variant": {"compare": "uniform"}},
+    "adaptive scores, cost power 0": {"cost_power": 0.0, "variant": {"compare": "adaptive"}},
+    "adaptive scores": {"variant": {"compare": "adaptive"}},
+    "uniform L1": RIVALS["uniform L1"],
+    "floor 0.25": {"variant": {"floor": 0.25}},
+    "cost power 1": {"cost_power": 1.0},
+    "adaptive scores, cost power 0.25": {"cost_power": 0.25, "variant": {"compare": "adaptive"}},
+    "uniform Taylor": _fixed("uniform Taylor"),
+}
 ABLATION = {name: ONE_CUT | change for name, change in CHANGES.items()}
 
 #: The experiments by name; ``python -m sdap_lite experiment --list`` shows them.
@@ -177,6 +190,8 @@ RECIPES: dict[str, Recipe] = {
     "rivals-vgg": Recipe("vgg", "cifar10", 3, {**RIVALS, **BIGGER_TEACHER}, images=15_000),
     "rivals-resnet20": Recipe("resnet20", "cifar10", 3, {**RIVALS, **LABELS, **BIGGER_TEACHER}, images=15_000),
     "ablation-vgg": Recipe("vgg", "cifar10", 3, ABLATION, images=15_000, all_validation=True),
+    "comparisons-resnet20": Recipe("resnet20", "cifar10", 3, COMPARISONS, images=15_000, all_validation=True),
+    "comparisons-vgg": Recipe("vgg", "cifar10", 3, COMPARISONS, images=15_000, all_validation=True),
     # Cut early, so that the time goes to the small network; the same extra epochs without pruning say what the extra epochs alone give
     "headline-vgg-half": Recipe("vgg-half", "cifar10", 8, {**CUT_EARLY, **TRAINED_ON}, rates=(0.9,), dense=30),
     "headline-vgg-half-long": Recipe("vgg-half", "cifar10", 24, CUT_EARLY, rates=(0.9,), dense=30),

@@ -37,7 +37,7 @@ from .measure import MODES, accuracy, arrange, choose_mode
 from .surgery import remove_channels, slice_optimizer
 from .team import team
 from .timing import time_both, time_layers
-from .variants import Variant, attention_loss, floored, noisy, recalibrate, soft_cost, stages, watched
+from .variants import COMPARISONS, Variant, attention_loss, floored, noisy, recalibrate, soft_cost, stages, watched
 
 __all__ = ["Result", "learning_rate", "prune", "train"]
 
@@ -481,7 +481,7 @@ class _Pruning(_Training):
     def choose(self, rate: float, drawn: torch.Generator | None = None, **arguments: Any) -> dict[str, Tensor]:
         """The channels to keep of those that are here, by the scores as they are, or drawn by them."""
         assert self.gates is not None
-        scores = self.gates.scores
+        scores = COMPARISONS[self.variant.compare](self.gates.scores)
         if self.variant.floor:
             scores = floored(scores, self.variant.floor)
         if drawn is not None:

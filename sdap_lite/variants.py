@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -12,9 +12,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .baselines import uniform
 from .graph import ChannelGraph
 
-__all__ = ["Variant", "attention_loss", "floored", "noisy", "recalibrate", "soft_cost", "stages", "watched"]
+__all__ = ["COMPARISONS", "Variant", "adaptive", "attention_loss", "floored", "noisy", "recalibrate", "soft_cost", "stages", "watched"]
+
+
+def adaptive(scores: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Scores as shares of what their group has: each over the root of the sum of the squares of all that are as high or higher.
+
+    The best channel of each group gets 1, so that no group is emptied before another has one channel
+    left (LAMP, Lee et al. 2021, for weights; here for channels).
+
+    Args:
+        scores: from 0 on, for each prunable group a tensor.
+
+    >>> adaptive({"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([300.0, 400.0])})
+    {'a': tensor([0.6000, 1.0000]), 'b': tensor([0.6000, 1.0000])}
+    """
+    shares = {}
+    for name, values in scores.items():
+        order = values.argsort(descending=True, stable=True)
+        shares[name] = torch.zeros_like(values)
+        shares[name][order] = (values[order].square() / values[order].square().cumsum(0).clamp(min=1e-38)).sqrt()
+    return shares
+
+
+#: How scores of different groups are made to compare.
+COMPARISONS: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {"global": dict, "adaptive": adaptive, "uniform": uniform}
 
 
 @dataclass(frozen=True)
@@ -34,6 +59,8 @@ class Variant:
         soft: the weight of the budget's penalty; above 0, gates are sigmoids of their scores that get crisper along the
             ramp, and what is over the budget is part of their loss (ChipNet, Tiwari et al. 2021). With the rule ``"adam"``.
         shape: the power of the ramp's curve (:func:`sdap_lite.schedule`); 1 is a straight line.
+        compare: how scores of different groups are compared: ``"global"``, as they are; ``"adaptive"``, each as a share of
+            its group (:func:`adaptive`); ``"uniform"``, by rank within the group (:func:`sdap_lite.baselines.uniform`).
         maps: the weight of the distance between the teacher's feature maps and the student's (:func:`attention_loss`).
 
     >>> Variant(floor=0.1).differs
@@ -51,6 +78,7 @@ class Variant:
     soft: float = 0.0
     maps: float = 0.0
     shape: float = 3.0
+    compare: str = "global"
 
     def __post_init__(self) -> None:
         for name, value in (("decay", self.decay), ("floor", self.floor)):
@@ -59,6 +87,8 @@ class Variant:
         for name in ("noise", "recalibrate", "soft", "maps"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a number from 0 on, got {getattr(self, name)!r}")
+        if self.compare not in COMPARISONS:
+            raise ValueError(f"compare must be one of {', '.join(COMPARISONS)}, got {self.compare!r}")
         if not 0 < self.shape < math.inf:
             raise ValueError(f"shape must be a number above 0, got {self.shape!r}")
         if self.scaling and self.soft:
