@@ -178,6 +178,12 @@ COMPARISONS: dict[str, dict[str, Any]] = {
     "cost power 1": {"cost_power": 1.0},
     "adaptive scores, cost power 0.25": {"cost_power": 0.25, "variant": {"compare": "adaptive"}},
     "uniform Taylor": _fixed("uniform Taylor"),
+    "hold 0.5": {"variant": {"hold": 0.5}},
+    "hold 2": {"variant": {"hold": 2.0}},
+    "uniform scores, hold 2": {"cost_power": 0.0, "variant": {"compare": "uniform", "hold": 2.0}},
+    "no way back": {"cuts": 1000},
+    "decay 0.999": {"variant": {"decay": 0.999}},
+    "start: Taylor, decay 0.999": {"scores": "Taylor", "variant": {"decay": 0.999}},
 }
 ABLATION = {name: ONE_CUT | change for name, change in CHANGES.items()}
 

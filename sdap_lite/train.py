@@ -482,6 +482,8 @@ class _Pruning(_Training):
         """The channels to keep of those that are here, by the scores as they are, or drawn by them."""
         assert self.gates is not None
         scores = COMPARISONS[self.variant.compare](self.gates.scores)
+        if self.variant.hold:
+            scores = {name: scores[name] * (1 + self.variant.hold * kept) for name, kept in self.graph.split(self.gates.kept).items()}
         if self.variant.floor:
             scores = floored(scores, self.variant.floor)
         if drawn is not None:
