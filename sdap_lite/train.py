@@ -483,7 +483,7 @@ class _Pruning(_Training):
         assert self.gates is not None
         scores = COMPARISONS[self.variant.compare](self.gates.scores)
         if self.variant.hold:
-            scores = {name: scores[name] * (1 + self.variant.hold * kept) for name, kept in self.graph.split(self.gates.kept).items()}
+            scores = {name: scores[name] + self.variant.hold * scores[name].abs() * kept for name, kept in self.graph.split(self.gates.kept).items()}
         if self.variant.floor:
             scores = floored(scores, self.variant.floor)
         if drawn is not None:
@@ -628,6 +628,8 @@ def _check_variant(variant: Variant, **asked: Any) -> None:
     """That what is done otherwise goes with what is asked."""
     if variant.start is not None and asked["rule"] not in ("straight-through", "adam"):
         raise ValueError(f"rule must be straight-through or adam where a gate's value is trained (scaling, soft), got {asked['rule']!r}")
+    if variant.compare == "adaptive" and asked["rule"] in ("straight-through", "adam"):
+        raise ValueError(f"rule must be one whose scores are from 0 on where they are compared as shares (adaptive), got {asked['rule']!r}")
     if variant.soft and asked["unit"] not in ("params", "macs"):
         raise ValueError(f"unit must be params or macs for soft gates, got {asked['unit']!r}")
     if variant.soft and not asked["ramp"]:

@@ -25,16 +25,17 @@ def adaptive(scores: dict[str, Tensor]) -> dict[str, Tensor]:
     left (LAMP, Lee et al. 2021, for weights; here for channels).
 
     Args:
-        scores: from 0 on, for each prunable group a tensor.
+        scores: for each prunable group a tensor; what is below 0 counts as 0.
 
     >>> adaptive({"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([300.0, 400.0])})
     {'a': tensor([0.6000, 1.0000]), 'b': tensor([0.6000, 1.0000])}
     """
     shares = {}
     for name, values in scores.items():
-        order = values.argsort(descending=True, stable=True)
+        sorted_, order = values.clamp(min=0).double().sort(descending=True, stable=True)
+        as_good = sorted_.square().cumsum(0).sqrt()
         shares[name] = torch.zeros_like(values)
-        shares[name][order] = (values[order].square() / values[order].square().cumsum(0).clamp(min=1e-38)).sqrt()
+        shares[name][order] = (sorted_ / as_good.clamp(min=torch.finfo(torch.double).tiny)).to(values)
     return shares
 
 

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from nets import EXAMPLE, MODELS, assert_same_bits, build, fingerprint, pictures
 from torch import Tensor, nn
 
 from sdap_lite import Gates, RootMeanSquare, channel_costs, cost, models, prune, remove_channels, threshold, trace
 from sdap_lite.baselines import random
 from sdap_lite.train import learning_rate
-from sdap_lite.variants import Variant, attention_loss, floored, noisy, recalibrate, soft_cost, stages, watched
+from sdap_lite.variants import COMPARISONS, Variant, adaptive, attention_loss, floored, noisy, recalibrate, soft_cost, stages, watched
 
 loop = importlib.import_module("sdap_lite.train")
 QUICK: dict[str, Any] = {"epochs": 4, "batch_size": 16, "lr": 0.01, "mode": "fp32", "device": "cpu", "progress": False}
@@ -47,6 +49,9 @@ CHANGES: list[dict[str, Any]] = [
     {"soft": 30.0},
     {"maps": 5.0},
     {"shape": 1.0},
+    {"compare": "adaptive"},
+    {"compare": "uniform"},
+    {"hold": 100.0},
 ]
 
 
@@ -318,6 +323,51 @@ def test_floor_gives_way_to_the_budget() -> None:
     assert all(bool(k.any()) for k in kept.values())
 
 
+@pytest.mark.parametrize("how", ["adaptive", "uniform"])
+@given(groups=st.lists(st.lists(st.floats(0.01, 100), min_size=1, max_size=12), min_size=1, max_size=4), factor=st.floats(0.01, 100))
+def test_comparisons_within_a_group_keep_its_order_and_know_no_unit(groups: list[list[float]], factor: float, how: str) -> None:
+    compare = COMPARISONS[how]
+    scores = {str(i): torch.tensor(values) for i, values in enumerate(groups)}
+    shares = compare(scores)
+    scaled = compare({name: values * factor for name, values in scores.items()})
+    for name, values in scores.items():
+        assert (values[shares[name].argsort()].diff() >= 0).all()  # equal ones in any order
+        assert shares[name].max() == pytest.approx(1)  # the last of a group goes last
+        assert shares[name].min() > 0
+        if how == "adaptive":
+            torch.testing.assert_close(scaled[name], shares[name], atol=1e-5, rtol=1e-4)
+
+
+def test_adaptive_by_hand() -> None:
+    """LAMP's definition: the square over the sum of all squares that are not smaller; here its root."""
+    values = torch.tensor([2.0, 1.0, 4.0])
+    torch.testing.assert_close(adaptive({"a": values})["a"], torch.tensor([4 / 20, 1 / 21, 1.0]).sqrt())
+    assert adaptive({"a": torch.zeros(3), "b": torch.tensor([-1.0, 2.0])})["b"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("net", ["vgg", "resnet-pad", "mobilenet", "densenet"])
+def test_by_rank_all_groups_give_the_same_share(net: str) -> None:
+    result = prune(build(net), pictures(classes=10), 0.5, variant=Variant(compare="uniform"), **{**QUICK, "cost_power": 0.0})
+    wide = [kept / whole for kept, whole in result.report.widths.values() if whole >= 16]
+    assert max(wide) - min(wide) < 0.2
+
+
+@pytest.mark.parametrize("scale", [1.0, -1.0])
+def test_open_channels_keep_their_places(scale: float) -> None:
+    """Scores that are drawn anew at each look, from 1 to 2 (or below 0): with a hold of 2 the channels that stay are those of the first look."""
+    changes = {0.0: 0, 2.0: 0}
+    for hold in changes:
+        model, images = build("vgg"), pictures(classes=10)
+        pruning = loop._Pruning(model, model, trace(model, EXAMPLE), None, images, run(Variant(hold=hold), epochs=1).settings)
+        for look in range(5):
+            before = pruning.gates.kept
+            pruning.gates.scores = {name: scale * (values + 1) for name, values in random(pruning.graph, seed=look).items()}
+            pruning.gates.close(pruning.choose(0.5, fill=False))
+            changes[hold] += int((pruning.gates.kept != before).sum()) if look else 0
+    assert changes[0.0] > 20
+    assert changes[2.0] <= (0 if scale > 0 else changes[0.0] // 4)
+
+
 def test_noise_draws_in_proportion_to_the_scores() -> None:
     """The first of a draw is channel c with probability s_c over their sum."""
     scores, generator = {"a": torch.tensor([1.0, 2.0, 5.0])}, torch.Generator().manual_seed(0)
@@ -373,6 +423,8 @@ def test_recalibration_measures_the_statistics_anew() -> None:
         ({"maps": float("inf")}, "maps must be a number from 0 on, got inf"),
         ({"shape": 0.0}, r"shape must be a number above 0, got 0\.0"),
         ({"maps": float("nan")}, "maps must be a number from 0 on, got nan"),
+        ({"hold": -0.5}, r"hold must be a number from 0 on, got -0\.5"),
+        ({"compare": "local"}, "compare must be one of global, adaptive, uniform, got 'local'"),
         ({"scaling": True, "soft": 1.0}, r"must be either its score \(scaling\) or a sigmoid of it \(soft\), not both"),
     ],
 )
@@ -386,6 +438,7 @@ def test_wrong_changes_are_refused(change: dict[str, Any], message: str) -> None
     [
         ({"scaling": True}, {"rule": "rms"}, r"rule must be straight-through or adam where a gate's value is trained .*, got 'rms'"),
         ({"soft": 30.0}, {"rule": "frozen"}, r"rule must be straight-through or adam where a gate's value is trained .*, got 'frozen'"),
+        ({"compare": "adaptive"}, {"rule": "adam"}, r"rule must be one whose scores are from 0 on where they are compared as shares .*, got 'adam'"),
         ({"soft": 30.0}, {"unit": "channels"}, "unit must be params or macs for soft gates, got 'channels'"),
         ({"soft": 30.0}, {"ramp": 0.0}, "ramp must be above 0 for soft gates, which learn along it, got 0"),
     ],
