@@ -166,6 +166,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "feature maps, weight 10, labels": {"variant": {"maps": 10.0, "labels": True}},
     "straight ramp": {"variant": {"shape": 1.0}},
     "no way back": {"cuts": 1000},
+    "hold 2": {"variant": {"hold": 2.0}},
 }
 # How scores of different layers compare: where it matters most, in a network with few channels to spare
 COMPARISONS: dict[str, dict[str, Any]] = {
