@@ -181,9 +181,9 @@ COMPARISONS: dict[str, dict[str, Any]] = {
     "uniform Taylor": _fixed("uniform Taylor"),
     "hold 0.5": {"variant": {"hold": 0.5}},
     "hold 2": {"variant": {"hold": 2.0}},
+    "hold 10": {"variant": {"hold": 10.0}},
     "uniform scores, hold 2": {"cost_power": 0.0, "variant": {"compare": "uniform", "hold": 2.0}},
     "no way back": {"cuts": 1000},
-    "decay 0.999": {"variant": {"decay": 0.999}},
     "start: Taylor, decay 0.999": {"scores": "Taylor", "variant": {"decay": 0.999}},
 }
 ABLATION = {name: ONE_CUT | change for name, change in CHANGES.items()}
