@@ -193,6 +193,17 @@ def test_readme_says_what_the_rivals_reached(name: str) -> None:
     assert recorded["card"]["command"] in readme
 
 
+def test_readme_says_what_a_hold_gains() -> None:
+    readme, recorded = (ROOT / "README.md").read_text(), sdap_lite.data.recorded("comparisons-resnet20")
+    reached = []
+    for arm in ("hold 2", "uniform L1"):
+        tests = [[100 * row["test"] for row in recorded["rows"] if (row["arm"], row["rate"]) == (arm, rate)] for rate in (0.75, 0.9)]
+        assert all(len(values) == 3 for values in tests)
+        reached.append(" and ".join(f"{mean(values):.2f} ± {stdev(values):.2f} %" for values in tests))
+    assert "ours reaches {} on the same network, where uniform L1 has {} (".format(*reached) in readme
+    assert recorded["card"]["command"] in readme
+
+
 def test_promises_say_what_was_counted() -> None:
     page, counts = (ROOT / "book/promises.md").read_text(), sdap_lite.data.recorded("trust")
     kills, load = counts["kills"], counts["load"]
