@@ -33,7 +33,7 @@ def build(net: str, channels: int, classes: int) -> torch.nn.Module:
     return models.NETS[net](in_channels=channels, classes=classes)
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("net", choices=("resnet20", "resnet56", "vgg", "vgg-half", "mobilenet_v2"))
     parser.add_argument("data", choices=("cifar10", "fashion-mini", "imagenette"))
@@ -46,7 +46,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--checkpoint", type=Path, help="folder for the checkpoint of each epoch")
     parser.add_argument("--resume", type=Path, help="folder of a checkpoint to go on from")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
     torch.set_num_threads(args.threads)
 
     images = data.load(args.data, size=args.size)

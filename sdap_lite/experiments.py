@@ -168,23 +168,19 @@ CHANGES: dict[str, dict[str, Any]] = {
     "no way back": {"cuts": 1000},
     "hold 2": {"variant": {"hold": 2.0}},
 }
-# How scores of different layers compare: where it matters most, in a network with few channels to spare
-COMPARISONS: dict[str, dict[str, Any]] = {
-    "sdap": {},
-    "uniform scores": {"cost_power": 0.0, "variant": {"compare": "uniform"}},
-    "adaptive scores, cost power 0": {"cost_power": 0.0, "variant": {"compare": "adaptive"}},
-    "adaptive scores": {"variant": {"compare": "adaptive"}},
-    "uniform L1": RIVALS["uniform L1"],
-    "floor 0.25": {"variant": {"floor": 0.25}},
-    "cost power 1": {"cost_power": 1.0},
-    "adaptive scores, cost power 0.25": {"cost_power": 0.25, "variant": {"compare": "adaptive"}},
-    "uniform Taylor": _fixed("uniform Taylor"),
+# How scores of different layers compare, and how steady the choice is: it matters most where there are few channels to spare
+STEADY: dict[str, dict[str, Any]] = {
+    **{name: CHANGES[name] for name in ("sdap", "hold 2", "no way back", "cost power 1", "start: Taylor, decay 0.999")},
     "hold 0.5": {"variant": {"hold": 0.5}},
-    "hold 2": {"variant": {"hold": 2.0}},
     "hold 10": {"variant": {"hold": 10.0}},
+    "uniform L1": RIVALS["uniform L1"],
+    "uniform Taylor": _fixed("uniform Taylor"),
+    "uniform scores": {"cost_power": 0.0, "variant": {"compare": "uniform"}},
     "uniform scores, hold 2": {"cost_power": 0.0, "variant": {"compare": "uniform", "hold": 2.0}},
-    "no way back": {"cuts": 1000},
-    "start: Taylor, decay 0.999": {"scores": "Taylor", "variant": {"decay": 0.999}},
+    "adaptive scores": {"variant": {"compare": "adaptive"}},
+    "adaptive scores, cost power 0": {"cost_power": 0.0, "variant": {"compare": "adaptive"}},
+    "adaptive scores, cost power 0.25": {"cost_power": 0.25, "variant": {"compare": "adaptive"}},
+    "floor 0.25": {"variant": {"floor": 0.25}},
 }
 ABLATION = {name: ONE_CUT | change for name, change in CHANGES.items()}
 
@@ -197,8 +193,8 @@ RECIPES: dict[str, Recipe] = {
     "rivals-vgg": Recipe("vgg", "cifar10", 3, {**RIVALS, **BIGGER_TEACHER}, images=15_000),
     "rivals-resnet20": Recipe("resnet20", "cifar10", 3, {**RIVALS, **LABELS, **BIGGER_TEACHER}, images=15_000),
     "ablation-vgg": Recipe("vgg", "cifar10", 3, ABLATION, images=15_000, all_validation=True),
-    "comparisons-resnet20": Recipe("resnet20", "cifar10", 3, COMPARISONS, images=15_000, all_validation=True),
-    "comparisons-vgg": Recipe("vgg", "cifar10", 3, COMPARISONS, images=15_000, all_validation=True),
+    "comparisons-resnet20": Recipe("resnet20", "cifar10", 3, STEADY, images=15_000, all_validation=True),
+    "comparisons-vgg": Recipe("vgg", "cifar10", 3, STEADY, images=15_000, all_validation=True),
     # Cut early, so that the time goes to the small network; the same extra epochs without pruning say what the extra epochs alone give
     "headline-vgg-half": Recipe("vgg-half", "cifar10", 8, {**CUT_EARLY, **TRAINED_ON}, rates=(0.9,), dense=30),
     "headline-vgg-half-long": Recipe("vgg-half", "cifar10", 24, CUT_EARLY, rates=(0.9,), dense=30),

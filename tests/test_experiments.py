@@ -276,6 +276,14 @@ def test_every_network_is_built_and_traced(net: str) -> None:
     assert not any(graph_end in groups for graph_end in ("fc", "classifier.1"))
 
 
+@pytest.mark.parametrize("name", [path.stem for path in (models.BUNDLED / "results").glob("*.json") if path.stem in RECIPES])
+def test_recorded_rows_are_what_their_arms_ask_for(name: str) -> None:
+    """So that a change of an arm cannot leave rows of another setting under its name."""
+    for row in data.recorded(name)["rows"]:
+        arm = RECIPES[name].arms[row["arm"]] if "arm" in row else {}  # the oldest rows have no names
+        assert {key: row[key] for key in arm} == arm
+
+
 @pytest.mark.parametrize("name", ["gate_rules", "headline"])
 def test_records_of_the_book_belong_to_their_recipes(name: str) -> None:
     """All rows are there: the command has nothing left to measure, and the file lies where the command looks."""
