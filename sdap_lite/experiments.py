@@ -29,7 +29,7 @@ from .data import Images
 from .graph import ChannelGraph
 from .measure import MODES, accuracy, best_device, count_macs, count_params, latency
 from .models import NETS, pruned
-from .train import Result, prune, train
+from .train import HOLD, Result, prune, train
 from .variants import Variant
 
 __all__ = ["RECIPES", "SCORES", "Recipe", "run"]
@@ -87,22 +87,31 @@ class Recipe:
         return f"{self.net} on {self.data}{images}: {dense}, {self.epochs} epochs at {' and '.join(f'{r:g}' for r in self.rates)}, {len(self.arms)} arms"
 
 
+FREE: dict[str, Any] = {"hold": 0.0}  # open channels and closed ones compete alike
+
+
+def _free(arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Arms without a hold where they do not name one: it was no part of the method when these were recorded."""
+    return {name: FREE | arm for name, arm in arms.items()}
+
+
 def _fixed(scores: str, **others: Any) -> dict[str, Any]:
     """A rival whose scores are taken once and compared as they are."""
-    return {"rule": "frozen", "cost_power": 0.0, "scores": scores, **others}
+    return {"rule": "frozen", "cost_power": 0.0, "scores": scores, **FREE, **others}  # what stands still needs no hold
 
 
 RIVALS: dict[str, dict[str, Any]] = {
     "sdap": {},
+    "sdap without a hold": FREE,
     "sdap without distillation": {"alpha": 0.0},
-    "sdap without learned gates": {"rule": "frozen"},
+    "sdap without learned gates": {"rule": "frozen", **FREE},
     "batch-norm slimming": _fixed("batch-norm scale"),
     "global L1": _fixed("L1"),
     "uniform L1": _fixed("uniform L1"),
     "Taylor": _fixed("Taylor"),
     "random": _fixed("random"),
     "two stages": _fixed("Taylor", ramp=0.0),
-    "from scratch": {"scratch": "sdap", "lr": 0.1},
+    "from scratch": {"scratch": "sdap without a hold", "lr": 0.1, **FREE},
 }
 LABELS = {"gradient of the labels' loss": {"variant": {"labels": True}}}  # the nearest rival within the ablation
 CUT_EARLY: dict[str, dict[str, Any]] = {"sdap": {"ramp": 0.25, "cuts": 2}}  # most of the run belongs to the small network
@@ -166,43 +175,42 @@ CHANGES: dict[str, dict[str, Any]] = {
     "feature maps, weight 10, labels": {"variant": {"maps": 10.0, "labels": True}},
     "straight ramp": {"variant": {"shape": 1.0}},
     "no way back": {"cuts": 1000},
-    "hold 2": {"variant": {"hold": 2.0}},
+    **{f"hold {hold:g}": {"hold": hold} for hold in (0.5, 1.0, 2.0)},
 }
 # How scores of different layers compare, and how steady the choice is: it matters most where there are few channels to spare
 STEADY: dict[str, dict[str, Any]] = {
-    **{name: CHANGES[name] for name in ("sdap", "hold 2", "no way back", "cost power 1", "start: Taylor, decay 0.999")},
-    "hold 0.5": {"variant": {"hold": 0.5}},
-    "hold 10": {"variant": {"hold": 10.0}},
+    **{name: CHANGES[name] for name in ("sdap", "hold 0.5", "hold 1", "hold 2", "no way back", "cost power 1", "start: Taylor, decay 0.999")},
+    "hold 10": {"hold": 10.0},
     "uniform L1": RIVALS["uniform L1"],
     "uniform Taylor": _fixed("uniform Taylor"),
     "uniform scores": {"cost_power": 0.0, "variant": {"compare": "uniform"}},
-    "uniform scores, hold 2": {"cost_power": 0.0, "variant": {"compare": "uniform", "hold": 2.0}},
+    "uniform scores, hold 2": {"hold": 2.0, "cost_power": 0.0, "variant": {"compare": "uniform"}},
     "adaptive scores": {"variant": {"compare": "adaptive"}},
     "adaptive scores, cost power 0": {"cost_power": 0.0, "variant": {"compare": "adaptive"}},
     "adaptive scores, cost power 0.25": {"cost_power": 0.25, "variant": {"compare": "adaptive"}},
     "floor 0.25": {"variant": {"floor": 0.25}},
 }
-ABLATION = {name: ONE_CUT | change for name, change in CHANGES.items()}
+ABLATION = _free({name: ONE_CUT | change for name, change in CHANGES.items()})
 
 #: The experiments by name; ``python -m sdap_lite experiment --list`` shows them.
 RECIPES: dict[str, Recipe] = {
     # Hours on one CPU core, from shipped weights
-    "gate_rules": Recipe("vgg", "cifar10", 3, GATE_RULES, images=15_000),
-    "headline": Recipe("vgg", "cifar10", 40, {"vgg": {}, "resnet20": {"net": "resnet20", "epochs": 10}}, rates=(0.75,)),
+    "gate_rules": Recipe("vgg", "cifar10", 3, _free(GATE_RULES), images=15_000),
+    "headline": Recipe("vgg", "cifar10", 40, _free({"vgg": {}, "resnet20": {"net": "resnet20", "epochs": 10}}), rates=(0.75,)),
     "rivals-fashion": Recipe("vgg", "fashion-mini", 3, RIVALS),
     "rivals-vgg": Recipe("vgg", "cifar10", 3, {**RIVALS, **BIGGER_TEACHER}, images=15_000),
     "rivals-resnet20": Recipe("resnet20", "cifar10", 3, {**RIVALS, **LABELS, **BIGGER_TEACHER}, images=15_000),
     "ablation-vgg": Recipe("vgg", "cifar10", 3, ABLATION, images=15_000, all_validation=True),
-    "comparisons-resnet20": Recipe("resnet20", "cifar10", 3, STEADY, images=15_000, all_validation=True),
-    "comparisons-vgg": Recipe("vgg", "cifar10", 3, STEADY, images=15_000, all_validation=True),
+    "comparisons-resnet20": Recipe("resnet20", "cifar10", 3, _free(STEADY), images=15_000, all_validation=True),
+    "comparisons-vgg": Recipe("vgg", "cifar10", 3, _free(STEADY), images=15_000, all_validation=True),
     # Cut early, so that the time goes to the small network; the same extra epochs without pruning say what the extra epochs alone give
-    "headline-vgg-half": Recipe("vgg-half", "cifar10", 8, {**CUT_EARLY, **TRAINED_ON}, rates=(0.9,), dense=30),
-    "headline-vgg-half-long": Recipe("vgg-half", "cifar10", 24, CUT_EARLY, rates=(0.9,), dense=30),
-    "headline-vgg-half-75": Recipe("vgg-half", "cifar10", 12, CUT_EARLY, rates=(0.75,), dense=30),
+    "headline-vgg-half": Recipe("vgg-half", "cifar10", 8, _free({**CUT_EARLY, **TRAINED_ON}), rates=(0.9,), dense=30),
+    "headline-vgg-half-long": Recipe("vgg-half", "cifar10", 24, _free(CUT_EARLY), rates=(0.9,), dense=30),
+    "headline-vgg-half-75": Recipe("vgg-half", "cifar10", 12, _free(CUT_EARLY), rates=(0.75,), dense=30),
     # A second step down: what is removed is nine tenths of the whole network, 1 - (1 - 0.75) * (1 - 0.6)
     "headline-vgg-half-again": Recipe("vgg-half", "cifar10", 12, {**CUT_EARLY, **TRAINED_ON}, rates=(0.6,), begin_with="vgg-half-cifar10-75"),
-    "headline-resnet56": Recipe("resnet56", "cifar10", 8, {**CUT_EARLY, **TRAINED_ON}, rates=(0.75,)),
-    "headline-mobilenetv2-imagenette": Recipe("torchvision:mobilenet_v2", "imagenette", 16, SMALL_BATCHES, rates=(0.75,), size=64),
+    "headline-resnet56": Recipe("resnet56", "cifar10", 8, {**CUT_EARLY, "sdap without a hold": CUT_EARLY["sdap"] | FREE, **TRAINED_ON}, rates=(0.75,)),
+    "headline-mobilenetv2-imagenette": Recipe("torchvision:mobilenet_v2", "imagenette", 16, _free(SMALL_BATCHES), rates=(0.75,), size=64),
     "headline-mobilenetv2-imagenette-again": Recipe(
         "torchvision:mobilenet_v2", "imagenette", 16, SMALL_BATCHES, rates=(0.6,), size=64, begin_with="mobilenet_v2-imagenette-75"
     ),
@@ -369,7 +377,7 @@ class _Experiment:
     def settings(self, different: dict[str, Any], rate: float, seed: int) -> dict[str, Any]:
         """All that a row depends on, beside the card."""
         scaled = {"epochs": _epochs(different["epochs"], self.scale)} if "epochs" in different else {}
-        return {"net": self.recipe.net, "epochs": self.recipe.epochs, "rate": rate, **different, **scaled, "seed": seed}
+        return {"net": self.recipe.net, "epochs": self.recipe.epochs, "rate": rate, "hold": HOLD, **different, **scaled, "seed": seed}
 
     def measure(self, arm: str, settings: dict[str, Any]) -> dict[str, Any]:
         """One row."""

@@ -42,6 +42,7 @@ from .variants import COMPARISONS, Variant, attention_loss, floored, noisy, reca
 __all__ = ["Result", "learning_rate", "prune", "train"]
 
 CLOSE_EVERY = 5  # steps between two looks at which gates are open
+HOLD = 1.0  # chosen on validation images of two networks: chapter 11
 CRISPEST = 10.0  # what a soft gate's score is multiplied by at the ramp's end, from 1 on
 
 
@@ -142,6 +143,7 @@ def prune(
     rule: str = "rms",
     scores: dict[str, Tensor] | None = None,
     cost_power: float = 0.5,
+    hold: float = HOLD,
     round_to: int = 1,
     teacher: nn.Module | None = None,
     variant: Variant | None = None,
@@ -174,6 +176,8 @@ def prune(
         scores: those that the gates start from, for each prunable group a tensor, such as :mod:`sdap_lite.baselines` gives;
             default: the batch-norm scales where they stay frozen, else zero.
         cost_power: see :func:`sdap_lite.threshold`.
+        hold: how much more, as a share, an open channel's score counts than a closed one's, from 0 on: a closed channel that is
+            but a little better then does not take an open one's place (:meth:`sdap_lite.Gates.held`).
         round_to: each group of channels keeps a multiple of this many (:func:`sdap_lite.threshold`).
         teacher: default: the pretrained network itself.
         variant: what else is done otherwise, for the questions of chapter 11.
@@ -196,7 +200,7 @@ def prune(
         KeyboardInterrupt: Ctrl-C; the message says what is saved and how to go on.
     """
     asked: dict[str, Any] = {"rate": rate, "unit": unit, "temperature": temperature, "alpha": alpha, "ramp": ramp, "cuts": cuts}
-    asked |= {"rule": rule, "cost_power": cost_power, "round_to": round_to}
+    asked |= {"rule": rule, "cost_power": cost_power, "hold": hold, "round_to": round_to}
     _check_asked(**asked)
     _check_variant(variant or Variant(), **asked)
     settings = _settings(images, epochs, lr, batch_size, weight_decay, validation, seed, device)
@@ -481,9 +485,8 @@ class _Pruning(_Training):
     def choose(self, rate: float, drawn: torch.Generator | None = None, **arguments: Any) -> dict[str, Tensor]:
         """The channels to keep of those that are here, by the scores as they are, or drawn by them."""
         assert self.gates is not None
-        scores = COMPARISONS[self.variant.compare](self.gates.scores)
-        if self.variant.hold:
-            scores = {name: scores[name] + self.variant.hold * scores[name].abs() * kept for name, kept in self.graph.split(self.gates.kept).items()}
+        # The hold comes first: among ranks, open channels of one group would take the places of another's
+        scores = COMPARISONS[self.variant.compare](self.gates.held(self.settings["hold"]))
         if self.variant.floor:
             scores = floored(scores, self.variant.floor)
         if drawn is not None:
@@ -611,12 +614,15 @@ def _settings(
     }
 
 
-def _check_asked(*, rate: float, unit: str, temperature: float, alpha: float, ramp: float, cuts: int, rule: str, cost_power: float, round_to: int) -> None:
+def _check_asked(
+    *, rate: float, unit: str, temperature: float, alpha: float, ramp: float, cuts: int, rule: str, cost_power: float, hold: float, round_to: int
+) -> None:
     """That what is asked of a pruning makes sense, whatever the network; the unit is checked where it is counted."""
     check_rate(rate)
     for name, value in (("alpha", alpha), ("ramp", ramp), ("cost_power", cost_power)):
         check_number(name, value, "lie between 0 and 1", lambda v: 0 <= v <= 1)
     check_number("temperature", temperature, "be above 0", lambda v: v > 0)
+    check_number("hold", hold, "be a number from 0 on", lambda v: v >= 0)
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
     check_round_to(round_to)

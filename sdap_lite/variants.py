@@ -62,7 +62,6 @@ class Variant:
         shape: the power of the ramp's curve (:func:`sdap_lite.schedule`); 1 is a straight line.
         compare: how scores of different groups are compared: ``"global"``, as they are; ``"adaptive"``, each as a share of
             its group (:func:`adaptive`); ``"uniform"``, by rank within the group (:func:`sdap_lite.baselines.uniform`).
-        hold: how much more, as a share, the score of an open channel counts than that of a closed one, so that fewer change places.
         maps: the weight of the distance between the teacher's feature maps and the student's (:func:`attention_loss`).
 
     >>> Variant(floor=0.1).differs
@@ -81,13 +80,12 @@ class Variant:
     maps: float = 0.0
     shape: float = 3.0
     compare: str = "global"
-    hold: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in (("decay", self.decay), ("floor", self.floor)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must be a number from 0 to below 1, got {value!r}")
-        for name in ("noise", "recalibrate", "soft", "maps", "hold"):
+        for name in ("noise", "recalibrate", "soft", "maps"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a number from 0 on, got {getattr(self, name)!r}")
         if self.compare not in COMPARISONS:

@@ -23,7 +23,7 @@ from sdap_lite.models import NETS
 
 loop = importlib.import_module("sdap_lite.train")
 ROOT = Path(__file__).parents[1]
-ARMS: dict[str, dict[str, Any]] = {"sdap": {}, "random": RIVALS["random"], "from scratch": RIVALS["from scratch"]}
+ARMS: dict[str, dict[str, Any]] = {"sdap": {}, "random": RIVALS["random"], "from scratch": {**RIVALS["from scratch"], "scratch": "sdap"}}
 TINY = Recipe("tiny", "pictures", 2, ARMS, rates=(0.5,), dense=2, dense_lr=0.05)
 
 
@@ -84,7 +84,7 @@ def test_rows_are_what_the_saved_networks_are_worth(tmp_path: Path) -> None:
     record(tmp_path)
     images = data.load("pictures")
     for row in written(tmp_path)["rows"]:
-        settings = {k: row[k] for k in ("net", "epochs", "rate", *ARMS[row["arm"]], "seed")}
+        settings = {k: row[k] for k in dict.fromkeys(("net", "epochs", "rate", "hold", *ARMS[row["arm"]], "seed"))}
         (folder,) = [f for f in (tmp_path / "work").iterdir() if f.name == _name(settings)]
         small = load(folder / "pruned", NETS["tiny"](in_channels=3, classes=4))
         assert accuracy(small, images) == row["test"]

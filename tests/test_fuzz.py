@@ -73,6 +73,7 @@ def outcome(of: str, call: Callable[[], Any], check: Callable[[Any], None], refu
             "cuts": st.integers(1, 3),
             "alpha": st.sampled_from([0.0, 0.9]),
             "cost_power": st.sampled_from([0.0, 0.5, 1.0]),
+            "hold": st.sampled_from([0.0, 0.5, 100.0]),
             "batch_size": st.integers(2, 9),
             "epochs": st.integers(1, 2),
             "variant": st.sampled_from([None, Variant(maps=5.0), Variant(scaling=True), Variant(soft=30.0), Variant(labels=True, floor=0.2, shape=1.0)]),

@@ -14,7 +14,8 @@ from nets import EXAMPLE, MODELS, assert_same_bits, build, fingerprint, hooked, 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from sdap_lite import RULES, Adam, ChannelGraph, Frozen, Gates, RootMeanSquare, StraightThrough, cost, straight_through, threshold, trace
+from sdap_lite import RULES, Adam, ChannelGraph, Frozen, Gates, RootMeanSquare, StraightThrough, cost, models, straight_through, threshold, trace
+from sdap_lite.baselines import random
 
 X = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 Y = torch.tensor([0, 1, 2, 3])
@@ -273,6 +274,45 @@ def test_scores_can_be_set() -> None:
     assert all(torch.equal(gates.scores[n], wanted[n]) for n in wanted)
     with pytest.raises(ValueError, match=r"group 'features.0' has 4 channels, got a tensor of shape \[3\]"):
         gates.scores = {**wanted, "features.0": torch.rand(3)}
+
+
+# Holding
+
+
+@given(
+    scores=st.lists(st.floats(-1e3, 1e3, width=32), min_size=2, max_size=20),
+    hold=st.floats(0, 100),
+    seed=st.integers(0, 99),
+)
+def test_hold_lifts_open_channels_and_keeps_the_order_among_them(scores: list[float], hold: float, seed: int) -> None:
+    graph = trace(models.VGG(11, width=2 * len(scores)), EXAMPLE)
+    gates = Gates(graph)
+    first, group = next(iter(graph.prunable.items()))
+    values = torch.tensor(scores * 2)
+    gates.scores = {**gates.scores, first: values}
+    gates.kept[group.start : group.stop] = kept = torch.rand(len(values), generator=torch.Generator().manual_seed(seed)) > 0.5
+    held = gates.held(hold)[first]
+    assert torch.equal(held[~kept], values[~kept])
+    assert (held[kept] >= values[kept]).all()
+    order = values[kept].argsort(stable=True)
+    assert (held[kept][order].diff() >= 0).all()
+    torch.testing.assert_close(held[kept & (values > 0)], (1 + hold) * values[kept & (values > 0)])
+    assert torch.equal(gates.scores[first], values), "what is learned stays as it is"
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_with_a_hold_about_equal_channels_keep_their_places(sign: float) -> None:
+    """Scores that are drawn anew at each look, from 1 to 2 (or below 0): with a hold of 2 the open channels stay those of the first look."""
+    graph, changes = trace(build("vgg"), EXAMPLE), {0.0: 0, 2.0: 0}
+    for hold in changes:
+        gates = Gates(graph)
+        for look in range(5):
+            before = gates.kept
+            gates.scores = {name: sign * (values + 1) for name, values in random(graph, seed=look).items()}
+            gates.close(threshold(graph, gates.held(hold), 0.5, cost_power=0, fill=False))
+            changes[hold] += int((gates.kept != before).sum()) if look else 0
+    assert changes[0.0] > 20
+    assert changes[2.0] == 0
 
 
 # Attaching and detaching

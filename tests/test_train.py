@@ -572,6 +572,8 @@ def test_wrong_arguments_are_refused(monkeypatch: pytest.MonkeyPatch, run: Calla
         ({"ramp": -0.1}, r"ramp must lie between 0 and 1, got -0\.1"),
         ({"cost_power": 2}, "cost_power must lie between 0 and 1, got 2"),
         ({"temperature": 0}, "temperature must be above 0, got 0"),
+        ({"hold": -0.5}, r"hold must be a number from 0 on, got -0\.5"),
+        ({"hold": math.inf}, "hold must be a number from 0 on, got inf"),
         ({"cuts": 0}, "cuts must be a whole number from 1 on, got 0"),
         ({"cuts": 1.5}, r"cuts must be a whole number from 1 on, got 1\.5"),
         ({"cuts": True}, "cuts must be a whole number from 1 on, got True"),
@@ -658,6 +660,33 @@ def test_ramp_follows_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = 8 * 6
     wanted = [schedule(step / steps, 0.6, 0.5) for step in range(0, steps // 2, loop.CLOSE_EVERY)]
     assert asked == pytest.approx([*wanted, 0.6], abs=1 / cost(trace(build("resnet-pad"), EXAMPLE)))  # a target is a whole number of parameters
+
+
+# Holding
+
+
+def test_hold_changes_the_choice_and_goes_on_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped while gates learn: which of them are open must be known to the run that goes on."""
+    arguments: dict[str, Any] = {"rate": 0.5, "ramp": 1.0, **QUICK, "epochs": 4, "batch_size": 8}
+    free, held = (prune(build("resnet-pad"), pictures(), hold=hold, **arguments) for hold in (0.0, 100.0))
+    assert any(not torch.equal(kept, held.kept[name]) for name, kept in free.kept.items())
+    with monkeypatch.context() as patched:
+        stop_after(patched, 2)
+        with pytest.raises(Stopped):
+            prune(build("resnet-pad"), pictures(), hold=100.0, **arguments, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match=r"must be resumed with what it was begun with, but hold was 100\.0 and is now 1\.0"):
+        prune(build("resnet-pad"), pictures(), hold=1.0, **arguments, resume=tmp_path)
+    again = prune(build("resnet-pad"), pictures(), hold=100.0, **arguments, resume=tmp_path)
+    assert_same_bits(again.model, fingerprint(held.model))
+
+
+@pytest.mark.parametrize("cost_power", [0.0, 0.5])
+@pytest.mark.parametrize("name", ["vgg", "resnet-pad", "mobilenet", "densenet"])
+def test_scores_that_stand_still_need_no_hold(name: str, cost_power: float) -> None:
+    """Rivals whose scores are taken once are the same with any hold, bit by bit."""
+    arguments: dict[str, Any] = {"rule": "frozen", "cost_power": cost_power, **QUICK, "epochs": 4, "batch_size": 8}
+    free, held = (prune(build(name), pictures(classes=10), 0.6, hold=hold, **arguments) for hold in (0.0, 100.0))
+    assert_same_bits(held.model, fingerprint(free.model))
 
 
 # Surgery on the way

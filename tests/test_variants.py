@@ -20,7 +20,7 @@ from sdap_lite.train import learning_rate
 from sdap_lite.variants import COMPARISONS, Variant, adaptive, attention_loss, floored, noisy, recalibrate, soft_cost, stages, watched
 
 loop = importlib.import_module("sdap_lite.train")
-QUICK: dict[str, Any] = {"epochs": 4, "batch_size": 16, "lr": 0.01, "mode": "fp32", "device": "cpu", "progress": False}
+QUICK: dict[str, Any] = {"epochs": 4, "batch_size": 16, "hold": 0.0, "lr": 0.01, "mode": "fp32", "device": "cpu", "progress": False}
 
 
 def run(variant: Variant | None, **arguments: Any) -> Any:
@@ -51,7 +51,6 @@ CHANGES: list[dict[str, Any]] = [
     {"shape": 1.0},
     {"compare": "adaptive"},
     {"compare": "uniform"},
-    {"hold": 100.0},
 ]
 
 
@@ -352,22 +351,6 @@ def test_by_rank_all_groups_give_the_same_share(net: str) -> None:
     assert max(wide) - min(wide) < 0.2
 
 
-@pytest.mark.parametrize("scale", [1.0, -1.0])
-def test_open_channels_keep_their_places(scale: float) -> None:
-    """Scores that are drawn anew at each look, from 1 to 2 (or below 0): with a hold of 2 the channels that stay are those of the first look."""
-    changes = {0.0: 0, 2.0: 0}
-    for hold in changes:
-        model, images = build("vgg"), pictures(classes=10)
-        pruning = loop._Pruning(model, model, trace(model, EXAMPLE), None, images, run(Variant(hold=hold), epochs=1).settings)
-        for look in range(5):
-            before = pruning.gates.kept
-            pruning.gates.scores = {name: scale * (values + 1) for name, values in random(pruning.graph, seed=look).items()}
-            pruning.gates.close(pruning.choose(0.5, fill=False))
-            changes[hold] += int((pruning.gates.kept != before).sum()) if look else 0
-    assert changes[0.0] > 20
-    assert changes[2.0] <= (0 if scale > 0 else changes[0.0] // 4)
-
-
 def test_noise_draws_in_proportion_to_the_scores() -> None:
     """The first of a draw is channel c with probability s_c over their sum."""
     scores, generator = {"a": torch.tensor([1.0, 2.0, 5.0])}, torch.Generator().manual_seed(0)
@@ -423,7 +406,6 @@ def test_recalibration_measures_the_statistics_anew() -> None:
         ({"maps": float("inf")}, "maps must be a number from 0 on, got inf"),
         ({"shape": 0.0}, r"shape must be a number above 0, got 0\.0"),
         ({"maps": float("nan")}, "maps must be a number from 0 on, got nan"),
-        ({"hold": -0.5}, r"hold must be a number from 0 on, got -0\.5"),
         ({"compare": "local"}, "compare must be one of global, adaptive, uniform, got 'local'"),
         ({"scaling": True, "soft": 1.0}, r"must be either its score \(scaling\) or a sigmoid of it \(soft\), not both"),
     ],
