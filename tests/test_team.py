@@ -144,7 +144,7 @@ def test_the_chapters_loop_over_image_folders(tmp_path: Path, monkeypatch: pytes
     notebook = json.loads((Path(__file__).parents[1] / "book/12_many_machines.ipynb").read_text())
     prose = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
     code = "\n".join(re.findall(r"^```python\n(.*?)^```", prose, re.DOTALL | re.MULTILINE)).replace("resnet50", "resnet18")
-    sizes = "90, 0.75, 0.5, 0.02, 1024, 224, 8"
+    sizes = "90, 0.75, 0.5, 1.0, 0.02, 1024, 224, 8"
     assert code.count(sizes) == 1
     _torchvision.load()
     monkeypatch.chdir(tmp_path)
@@ -156,7 +156,7 @@ def test_the_chapters_loop_over_image_folders(tmp_path: Path, monkeypatch: pytes
     torch.save(models.stock("resnet18", num_classes=3).state_dict(), "resnet18.pt")
     found: dict[str, Any] = {}
     with torch.random.fork_rng(devices=[]):
-        exec(code.replace(sizes, "2, 0.75, 0.5, 0.001, 4, 32, 0"), found)
+        exec(code.replace(sizes, "2, 0.75, 0.5, 1.0, 0.001, 4, 32, 0"), found)
     small = load("resnet18-small", models.stock("resnet18", num_classes=3))
     assert found["gates"] is None
     assert 0.24 < count_params(small) / count_params(found["model"]) <= 0.25
