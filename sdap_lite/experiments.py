@@ -95,6 +95,11 @@ def _free(arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {name: FREE | arm for name, arm in arms.items()}
 
 
+def _small_batches(arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Imagenette has few images: batches as small as those of the dense training."""
+    return {name: {**arm, "batch_size": 64} for name, arm in arms.items()}
+
+
 def _fixed(scores: str, **others: Any) -> dict[str, Any]:
     """A rival whose scores are taken once and compared as they are."""
     return {"rule": "frozen", "cost_power": 0.0, "scores": scores, **FREE, **others}  # what stands still needs no hold
@@ -118,8 +123,7 @@ CUT_EARLY: dict[str, dict[str, Any]] = {"sdap": {"ramp": 0.25, "cuts": 2}}  # mo
 TRAINED_ON: dict[str, dict[str, Any]] = {"dense, trained on": {"rate": 0.0}}  # what the extra epochs alone give
 # Depthwise kernels are made for widths that 8 divides: others can run slower than the dense network
 BY_EIGHTS = {"sdap, widths by eights": {**CUT_EARLY["sdap"], "round_to": 8}}
-# Imagenette has few images: batches as small as those of the dense training
-SMALL_BATCHES = {name: {**arm, "batch_size": 64} for name, arm in {**CUT_EARLY, **BY_EIGHTS, **TRAINED_ON}.items()}
+SMALL_BATCHES = _small_batches({**CUT_EARLY, **BY_EIGHTS, **TRAINED_ON})
 BIGGER_TEACHER = {"bigger teacher": {"teacher": "vgg-half"}}
 # How a gate's score may learn: chapters 2 to 5
 GATE_RULES = {
@@ -200,6 +204,7 @@ RECIPES: dict[str, Recipe] = {
     "rivals-fashion": Recipe("vgg", "fashion-mini", 3, RIVALS),
     "rivals-vgg": Recipe("vgg", "cifar10", 3, {**RIVALS, **BIGGER_TEACHER}, images=15_000),
     "rivals-resnet20": Recipe("resnet20", "cifar10", 3, {**RIVALS, **LABELS, **BIGGER_TEACHER}, images=15_000),
+    "rivals-mobilenetv2-imagenette": Recipe("torchvision:mobilenet_v2", "imagenette", 4, _small_batches(RIVALS), size=64),
     "ablation-vgg": Recipe("vgg", "cifar10", 3, ABLATION, images=15_000, all_validation=True),
     "comparisons-resnet20": Recipe("resnet20", "cifar10", 3, _free(STEADY), images=15_000, all_validation=True),
     "comparisons-vgg": Recipe("vgg", "cifar10", 3, _free(STEADY), images=15_000, all_validation=True),
