@@ -240,7 +240,7 @@ def resnet20(*, pretrained: str | None = None, **sizes: Any) -> ResNet:
         **sizes: see :class:`ResNet`.
 
     Raises:
-        ValueError: there are no such weights.
+        ValueError: there are no such weights, or they have other sizes.
 
     >>> sum(p.numel() for p in resnet20().parameters())
     269722
@@ -284,7 +284,7 @@ def stock(name: str, *, pretrained: str | None = None, num_classes: int = 10, **
         **options: whatever else the network's own function takes.
 
     Raises:
-        ValueError: torchvision has no such network, or there are no such weights.
+        ValueError: torchvision has no such network, or there are no such weights, or they have other sizes.
 
     >>> type(stock("mobilenet_v2")).__module__
     'torchvision.models.mobilenetv2'
@@ -357,5 +357,8 @@ def _build(net: str, pretrained: str | None, build: Callable[..., Any], sizes: d
     if hashlib.sha256(content).hexdigest() != card.get("sha256"):
         raise ValueError(f"{path} must be the file that its card was written with, but its checksum differs: install the library again")
     # Stored as fp16; copied into the model's own float32 tensors.
-    model.load_state_dict(from_bytes(content))
+    try:
+        model.load_state_dict(from_bytes(content))
+    except RuntimeError as error:
+        raise ValueError(f"a network with pretrained={pretrained!r} must have the sizes of those weights, got {sizes}: {str(error).splitlines()[-1].strip()}") from error
     return model

@@ -134,7 +134,7 @@ def test_pretrained_network_names_the_bundled_images(net: str) -> None:
 @pytest.mark.skipif(not PRETRAINED, reason="no weights are bundled")
 def test_pretrained_weights_need_their_own_sizes() -> None:
     net, name = next((net, name) for net, name in PRETRAINED if hasattr(models, net))
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    with pytest.raises(ValueError, match=rf"pretrained='{name}' must have the sizes of those weights, got \{{.*'width': 4"):
         getattr(models, net)(pretrained=name, width=4)
 
 
@@ -145,7 +145,7 @@ def test_unknown_weights_are_refused() -> None:
         models.densenet40(pretrained="cifar10")
     with pytest.raises(ValueError, match="pretrained must be one of imagenette for mobilenet_v2, got 'cifar10'"):
         models.stock("mobilenet_v2", pretrained="cifar10")
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    with pytest.raises(ValueError, match=r"must have the sizes of those weights, got \{'num_classes': 7\}: .*size mismatch"):
         models.stock("mobilenet_v2", pretrained="imagenette", num_classes=7)
 
 
