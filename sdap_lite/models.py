@@ -360,5 +360,7 @@ def _build(net: str, pretrained: str | None, build: Callable[..., Any], sizes: d
     try:
         model.load_state_dict(from_bytes(content))
     except RuntimeError as error:
-        raise ValueError(f"a network with pretrained={pretrained!r} must have the sizes of those weights, got {sizes}: {str(error).splitlines()[-1].strip()}") from error
+        raise ValueError(
+            f"a network with pretrained={pretrained!r} must have the sizes of those weights, got {sizes}: {str(error).splitlines()[-1].strip()}"
+        ) from error
     return model
