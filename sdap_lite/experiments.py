@@ -109,6 +109,7 @@ RIVALS: dict[str, dict[str, Any]] = {
     "sdap": {},
     "sdap without a hold": FREE,
     "sdap without distillation": {"alpha": 0.0},
+    "sdap without hold and distillation": {**FREE, "alpha": 0.0},
     "sdap without learned gates": {"rule": "frozen", **FREE},
     "batch-norm slimming": _fixed("batch-norm scale"),
     "global L1": _fixed("L1"),
