@@ -179,7 +179,7 @@ def test_readme_names_the_shipped_networks() -> None:
         assert f"| `{name}` | {card['dense']['test']:.2%} | {card['pruned']['test']:.2%} | {sizes} |" in readme
 
 
-@pytest.mark.parametrize("name", ["rivals-vgg", "rivals-resnet20", "rivals-mobilenetv2-imagenette"])
+@pytest.mark.parametrize("name", ["rivals-vgg", "rivals-resnet20"])
 def test_readme_says_what_the_rivals_reached(name: str) -> None:
     readme, recorded = (ROOT / "README.md").read_text(), sdap_lite.data.recorded(name)
     found = {
@@ -205,10 +205,10 @@ def test_readme_says_what_a_hold_gains() -> None:
         arm: " and ".join(f"{mean(values):.2f} ± {stdev(values):.2f} %" for values in (tests("comparisons-resnet20", arm, rate) for rate in (0.75, 0.9)))
         for arm in ("hold 1", "hold 2", "uniform L1")
     }
-    assert "it reaches {hold 2} where it has {hold 1} with 1, and uniform L1 has {uniform L1} (".format(**reached) in readme
+    assert "a hold of 2 reaches {hold 2} where 1 reaches {hold 1} and uniform L1 {uniform L1} (".format(**reached) in readme
     assert sdap_lite.data.recorded("comparisons-resnet20")["card"]["command"] in readme
     gains = [mean(tests(name, "sdap", 0.9)) - mean(tests(name, "sdap without a hold", 0.9)) for name in ("rivals-vgg", "rivals-resnet20")]
-    assert "worth {:.1f} points on the VGG and {:.1f} on the ResNet-20 at 90 %".format(*gains) in readme
+    assert "At 90 % it is worth {:.1f} points on the VGG and {:.1f} on the ResNet-20 (".format(*gains) in readme
 
 
 def test_promises_say_what_was_counted() -> None:
