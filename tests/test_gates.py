@@ -309,7 +309,9 @@ def test_with_a_hold_about_equal_channels_keep_their_places(sign: float) -> None
         for look in range(5):
             before = gates.kept
             gates.scores = {name: sign * (values + 1) for name, values in random(graph, seed=look).items()}
-            gates.close(threshold(graph, gates.held(hold), 0.5, cost_power=0, fill=False))
+            wanted = threshold(graph, gates.held(hold), 0.5, cost_power=0, fill=False)
+            kept = gates.close_to(0.5, cost_power=0, hold=hold)
+            assert all(torch.equal(kept[name], wanted[name]) for name in wanted)
             changes[hold] += int((gates.kept != before).sum()) if look else 0
     assert changes[0.0] > 20
     assert changes[2.0] == 0
