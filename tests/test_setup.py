@@ -156,7 +156,10 @@ def test_no_path_of_one_machine() -> None:
         assert not found, f"{path.relative_to(ROOT)}: {found[0][:160]}"
 
 
-@pytest.mark.parametrize("name", ["headline", "headline-vgg-half", "headline-vgg-half-75", "headline-resnet56", "headline-mobilenetv2-imagenette"])
+@pytest.mark.parametrize(
+    "name",
+    ["headline", "headline-vgg-half", "headline-vgg-half-75", "headline-resnet56", "headline-mobilenetv2-imagenette", "headline-mobilenetv2-imagenette-90"],
+)
 def test_readme_says_what_was_recorded(name: str) -> None:
     readme, recorded = (ROOT / "README.md").read_text(), sdap_lite.data.recorded(name)
     card = recorded["card"]
