@@ -404,6 +404,7 @@ class _Experiment:
             "macs removed": 1 - size["macs"] / before["macs"],
             **size,
             "widths": {} if result.report is None else {name: kept for name, (kept, _) in result.report.widths.items()},
+            "commit": self.card["commit"],  # a file grows over many of them
             **_course(result.history),
         }
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from sdap_lite import accuracy, baselines, count_macs, count_params, data, experiments, latency, load, models, prune, trace
 from sdap_lite.__main__ import app
 from sdap_lite.checkpoint import read_checkpoint, write_checkpoint
-from sdap_lite.experiments import RECIPES, RIVALS, SCORES, Recipe, run
+from sdap_lite.experiments import HOLD, RECIPES, RIVALS, SCORES, Recipe, run
 from sdap_lite.models import NETS
 
 loop = importlib.import_module("sdap_lite.train")
@@ -77,6 +77,8 @@ def test_record_holds_all_that_its_figures_depend_on(tmp_path: Path) -> None:
         assert row["achieved"] == 1 - row["params"] / dense["params"] >= 0.5
         assert row["macs removed"] == 1 - row["macs"] / dense["macs"]
         assert row["milliseconds"] > 0
+        assert row["commit"] == card["commit"]
+        assert row["hold"] == (HOLD if row["arm"] == "sdap" else 0.0)
         assert row["validation"] == pytest.approx(row["history"][-1]["validation"], abs=1e-4)
 
 
