@@ -280,9 +280,9 @@ def test_every_network_is_built_and_traced(net: str) -> None:
 
 @pytest.mark.parametrize("name", [path.stem for path in (models.BUNDLED / "results").glob("*.json") if path.stem in RECIPES])
 def test_recorded_rows_are_what_their_arms_ask_for(name: str) -> None:
-    """So that a change of an arm cannot leave rows of another setting under its name."""
+    """So that a change of an arm, or of the default hold, cannot leave rows of another setting under its name."""
     for row in data.recorded(name)["rows"]:
-        arm = RECIPES[name].arms[row["arm"]] if "arm" in row else {}  # the oldest rows have no names
+        arm = {"hold": HOLD, **RECIPES[name].arms[row["arm"]]} if "arm" in row else {}  # the oldest rows have no names
         assert {key: row[key] for key in arm} == arm
 
 

@@ -351,6 +351,19 @@ def test_by_rank_all_groups_give_the_same_share(net: str) -> None:
     assert max(wide) - min(wide) < 0.2
 
 
+def test_by_rank_a_hold_keeps_the_shares() -> None:
+    """It acts on the scores: a channel holds its place among those of its group, and no group takes places of another."""
+    model, images, settings = models.VGG(11, width=32).eval(), pictures(classes=10), {**QUICK, "cost_power": 0.0, "hold": 2.0, "epochs": 1}
+    settings = prune(model, images, 0.5, variant=Variant(compare="uniform"), **settings).settings
+    pruning = loop._Pruning(model, model, trace(model, EXAMPLE), None, images, settings)
+    for look, rate in enumerate((0.3, 0.5, 0.7)):
+        pruning.gates.scores = random(pruning.graph, seed=look)
+        kept = pruning.choose(rate, fill=False)
+        pruning.gates.close(kept)
+        shares = [float(group.float().mean()) for group in kept.values()]
+        assert max(shares) - min(shares) <= 1 / min(len(group) for group in kept.values())
+
+
 def test_noise_draws_in_proportion_to_the_scores() -> None:
     """The first of a draw is channel c with probability s_c over their sum."""
     scores, generator = {"a": torch.tensor([1.0, 2.0, 5.0])}, torch.Generator().manual_seed(0)
