@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from typer.testing import CliRunner
 
 from sdap_lite import accuracy, baselines, count_macs, count_params, data, experiments, latency, load, models, prune, trace
 from sdap_lite.__main__ import app
-from sdap_lite.checkpoint import read_checkpoint, write_checkpoint
+from sdap_lite.checkpoint import read_checkpoint, read_sealed, write_checkpoint, write_sealed
 from sdap_lite.experiments import HOLD, RECIPES, RIVALS, SCORES, Recipe, run
 from sdap_lite.models import NETS
 
@@ -109,6 +112,69 @@ def test_pruned_network_is_pruned_further(tmp_path: Path, monkeypatch: pytest.Mo
     assert second["achieved"] == 1 - second["params"] / first["params"]
     assert found["card"]["settings"]["begin_with"] == "tiny-pictures-50"
     assert "begin_with" not in written(tmp_path)["card"]["settings"]  # so that older records can be gone on with
+
+
+# The best network of a record goes into the library
+
+
+@pytest.fixture
+def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], dict[str, Any]]:
+    """Ships the best pruned network of a record; gives its card."""
+    spec = spec_from_file_location("ship", ROOT / "scripts/ship.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = module_from_spec(spec)
+    spec.loader.exec_module(script)
+    script.FOLDER = tmp_path / "shipped"
+
+    def shipped(folder: Path) -> dict[str, Any]:
+        before = set(script.FOLDER.glob("*.card.json"))
+        monkeypatch.setattr(sys, "argv", ["ship.py", "tiny", "sdap", "--rate", "0.5", "--out", f"{folder}/out", "--work", f"{folder}/work"])
+        script.main()
+        (path,) = set(script.FOLDER.glob("*.card.json")) - before
+        return {"name": path.name.removesuffix(".card.json"), **read_sealed(path)}
+
+    return shipped
+
+
+def test_seed_with_the_best_validation_is_shipped(tmp_path: Path, ship: Callable[[Path], dict[str, Any]]) -> None:
+    record(tmp_path, seeds=3, arms=("sdap",))
+    rows = written(tmp_path)["rows"]
+    card = ship(tmp_path)
+    best = max(rows, key=lambda row: row["validation"])
+    assert card["name"] == "tiny-pictures-50"
+    assert card["pruned"] == {k: v for k, v in best.items() if k not in ("milliseconds", "milliseconds spread")}
+    assert card["dense"]["params"] == count_params(NETS["tiny"](in_channels=3, classes=4))
+    small = load(tmp_path / "shipped/tiny-pictures-50", NETS["tiny"](in_channels=3, classes=4))
+    assert accuracy(small, pictures(train=320, classes=4)) == best["test"]
+
+
+def test_weights_of_another_run_are_not_shipped(tmp_path: Path, ship: Callable[[Path], dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    record(tmp_path, arms=("sdap",))
+    found = written(tmp_path)
+    found["rows"][0]["test"] += 0.1
+    write_sealed(tmp_path / "out/tiny.json", {k: v for k, v in found.items() if k != "checksum"})
+    with pytest.raises(SystemExit):
+        ship(tmp_path)
+    assert "the weights must be those of the record" in capsys.readouterr().err
+    assert not list(tmp_path.glob("shipped/*"))
+
+
+def test_network_of_two_steps_is_shipped_with_what_both_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ship: Callable[[Path], dict[str, Any]]
+) -> None:
+    record(tmp_path, arms=("sdap",))
+    first = ship(tmp_path)
+    half = load(tmp_path / "shipped" / first["name"], NETS["tiny"](in_channels=3, classes=4))
+    monkeypatch.setattr(experiments, "pruned", {first["name"]: half}.__getitem__)
+    monkeypatch.setattr(models, "pruned_card", {first["name"]: first}.__getitem__)
+    monkeypatch.setitem(RECIPES, "tiny", replace(TINY, dense=0, begin_with=first["name"]))
+    record(tmp_path / "again", arms=("sdap",))
+    second, whole = ship(tmp_path / "again"), first["dense"]
+    assert second["name"] == "tiny-pictures-75"
+    assert second["dense"] == whole
+    assert second["pruned"]["achieved"] == 1 - second["pruned"]["params"] / whole["params"] >= 0.75
+    assert second["pruned"]["macs removed"] == 1 - second["pruned"]["macs"] / whole["macs"]
 
 
 def _name(settings: dict[str, Any]) -> str:
