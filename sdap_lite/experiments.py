@@ -122,8 +122,6 @@ RIVALS: dict[str, dict[str, Any]] = {
 LABELS = {"gradient of the labels' loss": {"variant": {"labels": True}}}  # the nearest rival within the ablation
 CUT_EARLY: dict[str, dict[str, Any]] = {"sdap": {"ramp": 0.25, "cuts": 2}}  # most of the run belongs to the small network
 TRAINED_ON: dict[str, dict[str, Any]] = {"dense, trained on": {"rate": 0.0}}  # what the extra epochs alone give
-# A long run has the time to learn anew, at a learning rate nearer to that of the dense training
-FASTER = {f"learning rate {lr:g}": {**CUT_EARLY["sdap"], "lr": lr} for lr in (0.05, 0.1)}
 # Depthwise kernels are made for widths that 8 divides: others can run slower than the dense network
 BY_EIGHTS = {"sdap, widths by eights": {**CUT_EARLY["sdap"], "round_to": 8}}
 SMALL_BATCHES = _small_batches({**CUT_EARLY, **BY_EIGHTS, **TRAINED_ON})
@@ -216,7 +214,7 @@ RECIPES: dict[str, Recipe] = {
     "headline-vgg-half-long": Recipe("vgg-half", "cifar10", 24, _free(CUT_EARLY), rates=(0.9,), dense=30),
     "headline-vgg-half-75": Recipe("vgg-half", "cifar10", 12, _free(CUT_EARLY), rates=(0.75,), dense=30),
     # A second step down: what is removed is nine tenths of the whole network, 1 - (1 - 0.75) * (1 - 0.6)
-    "headline-vgg-half-again": Recipe("vgg-half", "cifar10", 24, {**CUT_EARLY, **FASTER, **TRAINED_ON}, rates=(0.6,), begin_with="vgg-half-cifar10-75"),
+    "headline-vgg-half-again": Recipe("vgg-half", "cifar10", 24, {**CUT_EARLY, **TRAINED_ON}, rates=(0.6,), begin_with="vgg-half-cifar10-75"),
     "headline-resnet56": Recipe("resnet56", "cifar10", 8, {**CUT_EARLY, "sdap without a hold": CUT_EARLY["sdap"] | FREE, **TRAINED_ON}, rates=(0.75,)),
     "headline-mobilenetv2-imagenette": Recipe("torchvision:mobilenet_v2", "imagenette", 16, _free(SMALL_BATCHES), rates=(0.75,), size=64),
     "headline-mobilenetv2-imagenette-90": Recipe(
