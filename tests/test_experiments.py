@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
@@ -118,7 +118,7 @@ def test_pruned_network_is_pruned_further(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.fixture
-def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], dict[str, Any]]:
+def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], dict[str, Any]]]:
     """Ships the best pruned network of a record; gives its card."""
     spec = spec_from_file_location("ship", ROOT / "scripts/ship.py")
     assert spec is not None
@@ -134,7 +134,9 @@ def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], di
         (path,) = set(script.FOLDER.glob("*.card.json")) - before
         return {"name": path.name.removesuffix(".card.json"), **read_sealed(path)}
 
-    return shipped
+    threads = torch.get_num_threads()  # the script measures with one
+    yield shipped
+    torch.set_num_threads(threads)
 
 
 def test_seed_with_the_best_validation_is_shipped(tmp_path: Path, ship: Callable[[Path], dict[str, Any]]) -> None:
