@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from by_path import load_file
 from nets import assert_same_bits, fingerprint, pictures
 from torch import nn
 from typer.testing import CliRunner
@@ -120,11 +120,7 @@ def test_pruned_network_is_pruned_further(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.fixture
 def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], dict[str, Any]]]:
     """Ships the best pruned network of a record; gives its card."""
-    spec = spec_from_file_location("ship", ROOT / "scripts/ship.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script: Any = load_file("scripts/ship.py")
     script.FOLDER = tmp_path / "shipped"
 
     def shipped(folder: Path) -> dict[str, Any]:
@@ -141,9 +137,11 @@ def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
 
 def test_seed_with_the_best_validation_is_shipped(tmp_path: Path, ship: Callable[[Path], dict[str, Any]]) -> None:
     record(tmp_path, seeds=3, arms=("sdap",))
-    rows = written(tmp_path)["rows"]
+    found = written(tmp_path)
+    _, best, last = found["rows"]
+    best["validation"], last["test"] = 2.0, 2.0  # neither the first seed, nor the one that the test images would choose
+    write_sealed(tmp_path / "out/tiny.json", {k: v for k, v in found.items() if k != "checksum"})
     card = ship(tmp_path)
-    best = max(rows, key=lambda row: row["validation"])
     assert card["name"] == "tiny-pictures-50"
     assert card["pruned"] == {k: v for k, v in best.items() if k not in ("milliseconds", "milliseconds spread")}
     assert card["dense"]["params"] == count_params(NETS["tiny"](in_channels=3, classes=4))

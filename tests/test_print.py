@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 from bs4 import BeautifulSoup
+from by_path import load_file
 
-ROOT = Path(__file__).parents[1]
 PAGE = '<html><head><title>{0}</title></head><body><nav>menu</nav><article><h1 id="top-{0}">{0}</h1>{1}</article></body></html>'
 
 
@@ -19,12 +18,7 @@ def page(tmp_path: Path) -> BeautifulSoup:
     for name, text in {"start": links, "a": "<p>first</p>", "z": "<p>second</p>"}.items():
         (tmp_path / f"{name}.html").write_text(PAGE.format(name, text))
     (tmp_path / "_toc.yml").write_text("root: start\nparts:\n- chapters:\n  - file: z\n- chapters:\n  - file: a\n")
-    spec = spec_from_file_location("print_book", ROOT / "scripts/print_book.py")
-    assert spec
-    assert spec.loader
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return BeautifulSoup(module.one_page(tmp_path, tmp_path / "_toc.yml"), "html.parser")
+    return BeautifulSoup(load_file("scripts/print_book.py").one_page(tmp_path, tmp_path / "_toc.yml"), "html.parser")
 
 
 def test_pages_follow_the_contents_and_nothing_else_is_printed(page: BeautifulSoup) -> None:

@@ -7,22 +7,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+from by_path import load_file
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
 def set_repository() -> Callable[[Path, str], list[Path]]:
-    spec = spec_from_file_location("set_repository", ROOT / "scripts/set_repository.py")
-    assert spec
-    assert spec.loader
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.set_repository
+    return load_file("scripts/set_repository.py").set_repository
 
 
 @pytest.fixture
