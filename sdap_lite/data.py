@@ -223,14 +223,15 @@ def augment(images: Tensor, generator: torch.Generator | None = None, *, flip: b
     """
     n, channels, height, width = images.shape
     pad = max(1, height // 8)
-    draws = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator)
-    rows, columns = draws[0] + torch.arange(height), draws[1] + torch.arange(width)  # [n, height], [n, width]
+    device = images.device
+    draws = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator).to(device)
+    rows, columns = draws[0] + torch.arange(height, device=device), draws[1] + torch.arange(width, device=device)  # [n, height], [n, width]
     if flip:
-        mirrored = torch.randint(0, 2, (n, 1), generator=generator).bool()
+        mirrored = torch.randint(0, 2, (n, 1), generator=generator).bool().to(device)
         columns = torch.where(mirrored, columns.flip(1), columns)
     padded = F.pad(images, (pad, pad, pad, pad))
     # One flat index a pixel, the same for all channels of an image: [n, height * width]
-    pixels = (rows[:, :, None] * padded.shape[-1] + columns[:, None]).flatten(1).to(images.device)
+    pixels = (rows[:, :, None] * padded.shape[-1] + columns[:, None]).flatten(1)
     return padded.flatten(2).gather(2, pixels[:, None].expand(-1, channels, -1)).view(images.shape)
 
 

@@ -10,6 +10,7 @@ was: finished rows are not run again, an unfinished one goes on from its checkpo
 
 from __future__ import annotations
 
+import copy
 import itertools
 import platform
 import re
@@ -125,6 +126,13 @@ TRAINED_ON: dict[str, dict[str, Any]] = {"dense, trained on": {"rate": 0.0}}  # 
 # Depthwise kernels are made for widths that 8 divides: others can run slower than the dense network
 BY_EIGHTS = {"sdap, widths by eights": {**CUT_EARLY["sdap"], "round_to": 8}}
 SMALL_BATCHES = _small_batches({**CUT_EARLY, **BY_EIGHTS, **TRAINED_ON})
+# For the long runs of a GPU: the rivals that were strongest in the short ones, cut on the same schedule
+STRONGEST: dict[str, dict[str, Any]] = {
+    "uniform L1": _fixed("uniform L1", **CUT_EARLY["sdap"]),
+    "batch-norm slimming": _fixed("batch-norm scale", **CUT_EARLY["sdap"]),
+    "Taylor": _fixed("Taylor", **CUT_EARLY["sdap"]),
+    "two stages": RIVALS["two stages"],
+}
 BIGGER_TEACHER = {"bigger teacher": {"teacher": "vgg-half"}}
 # How a gate's score may learn: chapters 2 to 5
 GATE_RULES = {
@@ -223,6 +231,11 @@ RECIPES: dict[str, Recipe] = {
     "headline-mobilenetv2-imagenette-again": Recipe(
         "torchvision:mobilenet_v2", "imagenette", 16, SMALL_BATCHES, rates=(0.6,), size=64, begin_with="mobilenet_v2-imagenette-75"
     ),
+}
+# Ten minutes of one H200, with the dense networks; all runs of both side by side
+RECIPES |= {
+    "headline-vgg-full": Recipe("vgg-full", "cifar10", 32, {**CUT_EARLY, **STRONGEST, **TRAINED_ON}, dense=48),
+    "headline-resnet56-long": Recipe("resnet56", "cifar10", 30, {**CUT_EARLY, **STRONGEST, **TRAINED_ON}, rates=(0.75,), dense=40),
 }
 # For a GPU. On CIFAR-10 and CIFAR-100: dense epochs, their learning rate, epochs of pruning
 CIFAR: dict[str, tuple[int, float, int]] = {
@@ -422,7 +435,8 @@ class _Experiment:
         """The pruning that a row's settings ask for."""
         arguments = {k: v for k, v in settings.items() if k not in ("net", "scratch")}
         if "scores" in arguments:
-            arguments["scores"] = SCORES[arguments["scores"]](dense, trace(dense, self.example), self.images, settings["seed"])
+            scored = copy.deepcopy(dense).to(best_device())
+            arguments["scores"] = SCORES[arguments["scores"]](scored, trace(dense, self.example), self.images, settings["seed"])
         if "variant" in arguments:
             arguments["variant"] = Variant(**arguments["variant"])
         if "teacher" in arguments:

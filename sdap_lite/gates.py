@@ -227,7 +227,7 @@ class Gates:
         #: What gates multiply by (float, shape [channels]), if that is not 1 where they are open and 0 where they are closed.
         self.values: Tensor | None = None
         self.model: nn.Module | None = None
-        self._spread: tuple[tuple[Tensor, Tensor, int, Tensor | None], list[Tensor]] | None = None
+        self._spread: tuple[tuple[Tensor, Tensor, Tensor | None], int, list[Tensor]] | None = None
 
     @property
     def mask(self) -> Tensor:
@@ -240,16 +240,18 @@ class Gates:
         For all layers at once, and only when a gate has moved: a step of Python a layer costs more
         than the multiplication, and most steps move no gate.
         """
-        state = (self.flat, self.kept, self.kept._version, self.values)
-        if self._spread is None or any(a is not b for a, b in zip(state, self._spread[0], strict=True)):
-            layers = [layer for layer in self.graph.layers.values() if layer.mixes]
-            columns = torch.cat([layer.columns for layer in layers]).to(self.flat.device)
+        state, version = (self.flat, self.kept, self.values), self.kept._version
+        if self._spread is None or version != self._spread[1] or any(a is not b for a, b in zip(state, self._spread[0], strict=True)):
             with torch.inference_mode(False), torch.enable_grad():  # what evaluation makes, training uses
                 values = self.kept if self.values is None else self.values
-                mask = cast(Tensor, _Spread.apply(self.flat, values, columns))  # type: ignore[no-untyped-call]
-                parts = mask.split([len(layer.columns) for layer in layers])
-                self._spread = state, [part.view(-1, *[1] * axes) for part, axes in zip(parts, self._trailing, strict=True)]
-        return self._spread[1]
+                mask = cast(Tensor, _Spread.apply(self.flat, values, self._columns))  # type: ignore[no-untyped-call]
+                parts = [part.view(-1, *[1] * axes) for part, axes in zip(mask.split(self._counts), self._trailing, strict=True)]
+                self._spread = state, version, parts
+        return self._spread[2]
+
+    def renew(self) -> None:
+        """Lays the mask out anew in the next forward pass, which a recording of that pass must hold (:class:`sdap_lite.replay.Recording`)."""
+        self._spread = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_spread": None}  # a part of autograd's graph cannot be copied
@@ -331,7 +333,9 @@ class Gates:
         device = next(model.parameters()).device
         self.flat = self.flat.detach().to(device).requires_grad_()
         self.kept = self.kept.to(device)
-        # How many axes of a weight come after that of its columns
+        # For each consumer the channels of its columns; and how many axes of its weight come after that of the columns
+        self._counts = [len(layer.columns) for layer, _ in consumers]
+        self._columns = torch.cat([torch.zeros(0, dtype=torch.long), *(layer.columns for layer, _ in consumers)]).to(device)
         self._trailing = [cast(Tensor, module.weight).ndim - (1 if layer.transposed else 2) for layer, module in consumers]
         for number, (_, module) in enumerate(consumers):
             parametrize.register_parametrization(module, "weight", _Masked(self, number), unsafe=True)

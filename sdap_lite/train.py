@@ -34,6 +34,7 @@ from .gates import RULES, Gates, RootMeanSquare
 from .graph import ChannelGraph
 from .latency_table import LatencyTable
 from .measure import MODES, accuracy, arrange, choose_mode
+from .replay import Recording
 from .surgery import remove_channels, slice_optimizer
 from .team import team
 from .timing import time_both, time_layers
@@ -249,6 +250,7 @@ class _Training:
         self.model = arrange(model.to(self.device), self.layout)
         self.optimizer = self.make_optimizer()
         self.history: list[dict[str, float]] = []
+        self.recording: Recording | None = None  # of a step of the model as it is
         self.weight = 1.0  # of this process's share of the batch in the mean over all
         whole, rest = divmod(len(self.training), settings["batch_size"])
         self.steps_an_epoch = max(1, whole + (rest >= 2 * self.team.size))  # a single image left over is no batch
@@ -307,18 +309,39 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.weight, x, y = self.team.weight(len(x)), self.team.share(x).to(memory_format=self.layout), self.team.share(y)
-        logits = self.forward(self.team.wrap(self.model), x)
-        loss = self.weight * self.loss(logits, x, y)
-        right = self.weight * (logits.detach().argmax(1) == y).float().mean()
-        values = self.team.mean(torch.stack([loss.detach(), right])).tolist()
+        whole = len(x) == self.settings["batch_size"]  # an epoch's last batch may be smaller, and has no recording
+        values = self.team.mean(self.replay(x, y) if self.records and whole else self.compute(x, y)).tolist()
         if not math.isfinite(values[0]):
             where = f"epoch {len(self.history) + 1}, step {step}"
             raise FloatingPointError(f"the loss must be finite, got {values[0]} in {where} at learning rate {lr:.4g}: try a smaller one")
-        self.optimizer.zero_grad()
-        loss.backward()
         self.after_backward()
         self.optimizer.step()
         return values[0], values[1]
+
+    def compute(self, x: Tensor, y: Tensor) -> Tensor:
+        """Leaves a batch's gradients; returns its loss and its share of right answers, a tensor of two."""
+        logits = self.forward(self.team.wrap(self.model), x)
+        loss = self.weight * self.loss(logits, x, y)
+        right = self.weight * (logits.detach().argmax(1) == y).float().mean()
+        for leaf in self.leaves():
+            leaf.grad = None
+        loss.backward()
+        return torch.stack([loss.detach(), right])
+
+    def leaves(self) -> list[Tensor]:
+        """What gets gradients."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    @property
+    def records(self) -> bool:
+        """Whether steps are recorded and replayed: on one GPU."""
+        return self.device.type == "cuda" and self.team.size == 1
+
+    def replay(self, x: Tensor, y: Tensor) -> Tensor:
+        """What :meth:`compute` does, from a recording, which the first batch makes that the model, as it is now, is given."""
+        if self.recording is None:
+            self.recording = Recording(self.compute, (x, y), self.leaves(), self.model.buffers())
+        return self.recording(x, y)
 
     def epoch(self, bar: tqdm) -> None:
         epoch, start = len(self.history), time.perf_counter()
@@ -413,6 +436,26 @@ class _Pruning(_Training):
             teacher = self.forward(self.teacher, x)
         loss = distillation_loss(logits, teacher, y, temperature=self.settings["temperature"], alpha=self.settings["alpha"])
         return loss + self.variant.maps * attention_loss(self.seen(student), self.maps) if self.variant.maps else loss
+
+    @property
+    def records(self) -> bool:
+        """Not where a step depends on more than weights and masks, or leaves more than gradients."""
+        return super().records and not (self.variant.labels or self.variant.maps or self.variant.start is not None)
+
+    def leaves(self) -> list[Tensor]:
+        return super().leaves() if self.gates is None else [*super().leaves(), self.gates.flat]
+
+    def compute(self, x: Tensor, y: Tensor) -> Tensor:
+        if self.gates is not None and self.records:
+            self.gates.renew()
+        return super().compute(x, y)
+
+    def replay(self, x: Tensor, y: Tensor) -> Tensor:
+        if self.gates is not None and self.recording is None:
+            self.mask = self.gates.kept
+        elif self.gates is not None and self.gates.kept is not self.mask:  # gates have moved: into the mask that is recorded
+            self.gates.kept = self.mask.copy_(self.gates.kept)
+        return super().replay(x, y)
 
     def forward(self, model: nn.Module, x: Tensor) -> Tensor:
         with watched(model, self.stages) as self.maps:
@@ -536,7 +579,8 @@ class _Pruning(_Training):
         self.gates.attach(self.model)
 
     def remove(self, kept: dict[str, Tensor]) -> None:
-        """The smaller model takes the model's place, and its optimizer with it."""
+        """The smaller model takes the model's place, and its optimizer with it; a recording of the larger one has had its day."""
+        self.recording = None
         self.team.settle(self.model)
         small = arrange(remove_channels(self.model, self.graph, kept), self.layout)
         slice_optimizer(self.optimizer, self.model, small, self.graph, kept)

@@ -1,0 +1,127 @@
+"""Recorded steps: a run gives them what it must, so that they can be replayed; and on a GPU they give what is not recorded gives."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import killed_run
+import pytest
+import torch
+import torch.nn.functional as F
+from nets import assert_same_bits, build, fingerprint, pictures
+from torch import Tensor
+
+from sdap_lite import trace
+from sdap_lite.replay import Recording
+from sdap_lite.variants import Variant
+
+loop = importlib.import_module("sdap_lite.train")
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+
+
+class Echo:
+    """A recording for the CPU: it computes anew, but only where all that a recorded step reads lies where it lay."""
+
+    made: list[Echo]
+
+    def __init__(self, compute: Callable[..., Tensor], inputs: tuple[Tensor, ...], leaves: Iterable[Tensor], buffers: Iterable[Tensor]) -> None:
+        self.compute, self.inputs, self.calls = compute, tuple(x.clone() for x in inputs), 0
+        self.tensors = {id(t) for t in [*leaves, *buffers]}
+        self.places = self.addresses()
+        self.made.append(self)
+
+    def addresses(self) -> list[int]:
+        run: Any = self.compute.__self__  # type: ignore[attr-defined]
+        assert {id(t) for t in [*run.leaves(), *run.model.buffers()]} == self.tensors
+        gates = getattr(run, "gates", None)
+        return [t.data_ptr() for t in [*run.leaves(), *run.model.buffers(), *([gates.kept] if gates else [])]]
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        assert self.addresses() == self.places
+        self.calls += 1
+        for old, new in zip(self.inputs, inputs, strict=True):
+            old.copy_(new)
+        return self.compute(*self.inputs)
+
+
+@pytest.fixture
+def echo(monkeypatch: pytest.MonkeyPatch) -> type[Echo]:
+    monkeypatch.setattr(loop._Training, "records", property(lambda self: True))
+    monkeypatch.setattr(loop, "Recording", Echo)
+    monkeypatch.setattr(Echo, "made", [], raising=False)
+    return Echo
+
+
+@pytest.mark.parametrize(("kind", "models"), [("train", 1), ("rms", 4), ("straight-through", 4), ("frozen", 4)])
+def test_replayed_run_is_the_run(kind: str, models: int, request: pytest.FixtureRequest) -> None:
+    """Bit by bit; one recording for each network that the run goes through: before, between and after three surgeries."""
+    plain = killed_run.run(kind)
+    before = fingerprint(plain.model)
+    echo = request.getfixturevalue("echo")
+    replayed = killed_run.run(kind)
+    assert_same_bits(replayed.model, before)
+    assert [r["loss"] for r in replayed.history] == [r["loss"] for r in plain.history]
+    assert len(echo.made) == models
+    whole = len(pictures().hold_out()[1]) // killed_run.PRUNE["batch_size"]
+    assert sum(recording.calls for recording in echo.made) == whole * len(plain.history), "all batches but an epoch's last, which is smaller"
+
+
+@pytest.mark.parametrize("variant", [{"labels": True}, {"maps": 1.0}, {"soft": 30.0}, {"scaling": True}])
+def test_step_that_leaves_more_than_gradients_is_not_recorded(echo: type[Echo], variant: dict[str, Any]) -> None:
+    rule = "adam" if {"soft", "scaling"} & variant.keys() else "rms"
+    killed_run.run(rule, epochs=1, variant=Variant(**variant))
+    assert not echo.made
+
+
+def test_nothing_is_recorded_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "Recording", None)
+    killed_run.run("rms", epochs=1)
+
+
+# On a GPU
+
+
+@gpu
+def test_recording_computes_what_was_recorded() -> None:
+    net = build("resnet-pad").cuda().train()
+    other = copy.deepcopy(net)
+    generator = torch.Generator().manual_seed(0)
+    batches = [(torch.randn(8, 3, 16, 16, generator=generator).cuda(), torch.randint(4, (8,), generator=generator).cuda()) for _ in range(3)]
+
+    def compute(x: Tensor, y: Tensor) -> Tensor:
+        loss = F.cross_entropy(net(x), y)
+        loss.backward()
+        return loss.detach()
+
+    recording = Recording(compute, batches[0], net.parameters(), net.buffers())
+    assert_same_bits(net, other.state_dict())
+    for x, y in batches:
+        wanted = F.cross_entropy(other(x), y)
+        other.zero_grad()
+        wanted.backward()
+        assert float(recording(x, y)) == pytest.approx(float(wanted), abs=1e-5)
+        for mine, its in zip(net.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, its.grad, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(dict(net.named_buffers()), dict(other.named_buffers()))
+
+
+@gpu
+def test_recorded_gates_follow_the_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run on a GPU, recorded and not: the first steps differ by rounding only."""
+
+    def run() -> list[float]:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        return [r["loss"] for r in killed_run.run("rms", device="cuda", epochs=2, ramp=1.0, cuts=1).history]
+
+    recorded = run()
+    monkeypatch.setattr(loop._Training, "records", property(lambda self: False))
+    assert recorded == pytest.approx(run(), rel=0.02)
+
+
+@gpu
+def test_graph_of_a_network_on_a_gpu_stays_on_the_cpu() -> None:
+    net = build("resnet-pad").cuda()
+    assert trace(net, torch.zeros(1, 3, 16, 16)).removable.device.type == "cpu"
