@@ -5,6 +5,7 @@ Prints each one's rows, and writes them with all that they depend on to
 its own rows there. Ends with an error where a limit is missed.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,20 @@ def processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
 
 
+def graphics() -> str:
+    """The GPU, where there is one."""
+    return f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+
+
+def versions(*names: str) -> dict[str, str]:
+    """Of what is installed."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
 def card(name: str) -> dict[str, Any]:
     """All that the figures depend on."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE)
@@ -40,9 +55,9 @@ def card(name: str) -> dict[str, Any]:
         "commit": commit.stdout.strip(),
         "date": time.strftime("%Y-%m-%d"),
         "seed": 0,
-        "hardware": f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s)",
+        "hardware": f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s)" + graphics(),
         "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "torchvision", "onnxruntime", "torch-pruning")}},
+        "versions": {"python": platform.python_version(), **versions("torch", "torchvision", "onnxruntime", "torch-pruning")},
     }
 
 

@@ -1,0 +1,54 @@
+"""A training step that a GPU replays from a recording, held against one that Python asks for kernel by kernel.
+
+Three epochs of 50 batches of noise, plain training and pruning with all gates on; of the seconds an
+epoch, the fewest count. Without a GPU there is nothing to measure. Chapter 12.
+"""
+
+import importlib
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from harness import Row, show
+
+import sdap_lite as sdap
+from sdap_lite.models import NETS
+
+loop = importlib.import_module("sdap_lite.train")
+STEPS, BATCH = 50, 128
+KINDS: dict[str, dict[str, Any]] = {"training": {}, "pruning": {"rate": 0.75, "ramp": 1.0}}
+
+
+def noise() -> sdap.data.Images:
+    generator = torch.Generator().manual_seed(0)
+
+    def split(count: int) -> sdap.data.Split:
+        return sdap.data.Split(torch.randint(256, (count, 3, 32, 32), generator=generator).byte(), torch.arange(count) % 10)
+
+    return sdap.data.Images("noise", split(STEPS * BATCH), split(BATCH), tuple("0123456789"), (0.5,) * 3, (0.25,) * 3, "noise", split(BATCH))
+
+
+def milliseconds(net: str, kind: str, images: sdap.data.Images) -> float:
+    torch.manual_seed(0)
+    run: Any = {"training": sdap.train, "pruning": sdap.prune}[kind]
+    result = run(NETS[net](in_channels=3, classes=10), images, **KINDS[kind], epochs=3, lr=0.01, mode="bf16-channels-last", progress=False)
+    return 1e3 * min(record["seconds"] for record in result.history) / STEPS
+
+
+def measure() -> list[Row]:
+    rows: list[Row] = []
+    if not torch.cuda.is_available():
+        print("no GPU here")
+        return rows
+    images = noise()
+    for net in ("resnet56", "vgg-full"):
+        for kind in KINDS:
+            replayed = milliseconds(net, kind, images)
+            with patch.object(loop._Training, "records", False):
+                asked = milliseconds(net, kind, images)
+            rows.append(Row(f"{net}, {kind}: replayed step", "step asked for", replayed / asked, None, {"replayed": replayed, "asked for": asked}, "ms"))
+    return rows
+
+
+if __name__ == "__main__":
+    show(measure)
