@@ -6,40 +6,90 @@ Of the seeds that the experiment ran, the one with the best *validation* accurac
 are measured once more on the test images, which must give what the experiment's record says, and go
 to ``sdap_lite/bundled/pruned/NET-DATA-PERCENT.*``, where ``sdap_lite.models.pruned`` finds them. The
 percentage and the card count from the whole network, also where the experiment began with a pruned one.
+
+    python scripts/ship.py headline-resnet56-long dense
+
+takes the dense network that the experiment trained, for ``pretrained=``. All weights are stored as fp16.
 """
 
 import argparse
+import hashlib
+import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save
+from torch import nn
 
 from sdap_lite import accuracy, data, experiments, models, saving
-from sdap_lite.checkpoint import read_sealed, write_sealed
+from sdap_lite.checkpoint import read_checkpoint, read_sealed, write_sealed
 
-FOLDER = Path(models.__file__).parent / "bundled" / "pruned"
+BUNDLED = Path(models.__file__).parent / "bundled"
+FOLDER = BUNDLED / "pruned"
+
+
+def measured(model: nn.Module, images: data.Images, told: float) -> float:
+    """The accuracy of what is shipped, rounded weights; ends the program where it is not what the record says."""
+    torch.set_num_threads(1)
+    test = accuracy(model.half().float(), images)
+    if abs(test - told) > 0.001:
+        sys.exit(f"the weights must be those of the record, with {told:.2%} of the test images right, got {test:.2%}")
+    return test
+
+
+def ship_dense(record: dict[str, Any], recipe: experiments.Recipe, work: Path) -> str:
+    """The dense network that the experiment trained, and its card."""
+    images, (net, told) = data.load(recipe.data, size=recipe.size), next(iter(record["dense"].items()))
+    trained = read_checkpoint(work / "dense-seed0")
+    model = models.NETS[net](in_channels=images.train.images.shape[1], classes=len(images.classes))
+    model.load_state_dict(trained["model"])
+    test = measured(model, images, told["test"])
+    content = save({k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()})
+    about = {key: record["card"][key] for key in ("command", "commit", "hardware", "versions")}
+    card = {
+        "net": net,
+        "data": images.note,
+        "image size": images.train.images.shape[-1],
+        "training images": len(images.hold_out()[1]),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "parameters": told["params"],
+        "validation accuracy": told["validation"],
+        "test accuracy": test,
+        "settings": trained["settings"],
+        "seconds": round(told["seconds"]),
+        **about,
+        "history": [{k: round(v, 5) for k, v in epoch.items()} for epoch in trained["history"]],
+    }
+    path = BUNDLED / f"{net.removeprefix('torchvision:')}-{recipe.data}"
+    path.with_suffix(".safetensors").write_bytes(content)
+    path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
+    return f"{path.name}: {test:.2%} of the test images"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", choices=experiments.RECIPES)
-    parser.add_argument("arm")
+    parser.add_argument("arm", help="or dense")
     parser.add_argument("--rate", type=float, default=0.75)
     parser.add_argument("--out", type=Path, default=experiments.RESULTS, help="the folder of the experiment's record")
     parser.add_argument("--work", type=Path, help="the folder of its pruned networks; default: runs/RECIPE")
     args = parser.parse_args()
     record = read_sealed(args.out / f"{args.recipe}.json")
+    work = args.work or Path("runs") / args.recipe
+    if args.arm == "dense":
+        print(ship_dense(record, experiments.RECIPES[args.recipe], work))
+        return
     row = max((r for r in record["rows"] if r["arm"] == args.arm and r["rate"] == args.rate), key=lambda r: r["validation"])
 
     recipe, dense = experiments.RECIPES[args.recipe], record["dense"][row["net"]]
     images = data.load(recipe.data, size=recipe.size)
     keys = ("net", "epochs", "rate", "hold", *recipe.arms[args.arm], "seed")
-    folder = (args.work or Path("runs") / args.recipe) / experiments.folder_name({key: row[key] for key in dict.fromkeys(keys)})
+    folder = work / experiments.folder_name({key: row[key] for key in dict.fromkeys(keys)})
     sizes = {"in_channels": images.train.images.shape[1], "classes": len(images.classes)}
     model = saving.load(folder / "pruned", models.NETS[row["net"]](**sizes))
-    torch.set_num_threads(1)
-    test = accuracy(model, images)
-    if abs(test - row["test"]) > 0.001:
-        parser.error(f"the weights must be those of the record, with {row['test']:.2%} of the test images right, got {test:.2%}")
+    test = measured(model, images, row["test"])
 
     dense, rate = {key: dense[key] for key in ("test", "validation", "params", "macs")}, args.rate
     if recipe.begin_with:
@@ -48,7 +98,7 @@ def main() -> None:
         row |= {"achieved": 1 - row["params"] / dense["params"], "macs removed": 1 - row["macs"] / dense["macs"]}
     name = f"{row['net'].removeprefix('torchvision:')}-{recipe.data}-{100 * rate:g}"
     FOLDER.mkdir(exist_ok=True)
-    saving.save(model, FOLDER / name)
+    saving.save(model.half(), FOLDER / name)
     about = {key: record["card"][key] for key in ("command", "commit", "data", "settings", "hardware", "versions")}
     of_row = {key: value for key, value in row.items() if key not in ("milliseconds", "milliseconds spread")}
     card = {"net": row["net"], "in_channels": sizes["in_channels"], "classes": list(images.classes), "dense": dense, "pruned": of_row, **about}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import sys
@@ -15,6 +16,7 @@ import pytest
 import torch
 from by_path import load_file
 from nets import assert_same_bits, fingerprint, pictures
+from safetensors.torch import load_file as load_tensors
 from torch import nn
 from typer.testing import CliRunner
 
@@ -121,12 +123,14 @@ def test_pruned_network_is_pruned_further(tmp_path: Path, monkeypatch: pytest.Mo
 def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], dict[str, Any]]]:
     """Ships the best pruned network of a record; gives its card."""
     script: Any = load_file("scripts/ship.py")
-    script.FOLDER = tmp_path / "shipped"
+    script.BUNDLED, script.FOLDER = tmp_path, tmp_path / "shipped"
 
-    def shipped(folder: Path) -> dict[str, Any]:
+    def shipped(folder: Path, arm: str = "sdap") -> dict[str, Any]:
         before = set(script.FOLDER.glob("*.card.json"))
-        monkeypatch.setattr(sys, "argv", ["ship.py", "tiny", "sdap", "--rate", "0.5", "--out", f"{folder}/out", "--work", f"{folder}/work"])
+        monkeypatch.setattr(sys, "argv", ["ship.py", "tiny", arm, "--rate", "0.5", "--out", f"{folder}/out", "--work", f"{folder}/work"])
         script.main()
+        if arm == "dense":
+            return json.loads((script.BUNDLED / "tiny-pictures.json").read_text())
         (path,) = set(script.FOLDER.glob("*.card.json")) - before
         return {"name": path.name.removesuffix(".card.json"), **read_sealed(path)}
 
@@ -149,15 +153,27 @@ def test_seed_with_the_best_validation_is_shipped(tmp_path: Path, ship: Callable
     assert accuracy(small, pictures(train=320, classes=4)) == best["test"]
 
 
-def test_weights_of_another_run_are_not_shipped(tmp_path: Path, ship: Callable[[Path], dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_of_another_run_are_not_shipped(tmp_path: Path, ship: Callable[[Path], dict[str, Any]]) -> None:
     record(tmp_path, arms=("sdap",))
     found = written(tmp_path)
     found["rows"][0]["test"] += 0.1
     write_sealed(tmp_path / "out/tiny.json", {k: v for k, v in found.items() if k != "checksum"})
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match=r"the weights must be those of the record, with .*% of the test images right, got"):
         ship(tmp_path)
-    assert "the weights must be those of the record" in capsys.readouterr().err
     assert not list(tmp_path.glob("shipped/*"))
+
+
+def test_dense_network_is_shipped_as_it_was_trained(tmp_path: Path, ship: Callable[..., dict[str, Any]]) -> None:
+    record(tmp_path, arms=("sdap",))
+    found, card = written(tmp_path)["dense"]["tiny"], ship(tmp_path, "dense")
+    weights = load_tensors(tmp_path / "tiny-pictures.safetensors")
+    trained = read_checkpoint(tmp_path / "work/dense-seed0")["model"]
+    assert {k: v.dtype for k, v in weights.items()} == {k: torch.float16 if v.is_floating_point() else v.dtype for k, v in trained.items()}
+    assert all(torch.equal(weights[k], v.to(weights[k].dtype)) for k, v in trained.items())
+    assert hashlib.sha256((tmp_path / "tiny-pictures.safetensors").read_bytes()).hexdigest() == card["sha256"]
+    assert card["test accuracy"] == pytest.approx(found["test"], abs=0.001)
+    assert (card["validation accuracy"], card["parameters"], len(card["history"])) == (found["validation"], found["params"], TINY.dense)
+    assert card["command"] == "python -m sdap_lite experiment tiny"
 
 
 def test_network_of_two_steps_is_shipped_with_what_both_removed(

@@ -136,12 +136,13 @@ def ratios(rows: dict[str, float], note: str) -> Figure:
     return footnote(figure, note)
 
 
-def time_parts(parts: dict[str, dict[str, float]], note: str) -> Figure:
+def time_parts(parts: dict[str, dict[str, float]], note: str, *, xlabel: str = "processor time of a step (ms)") -> Figure:
     """Where the time of a training step goes: a stacked bar for each kind of step.
 
     Args:
         parts: kind of step → part of it → milliseconds; the first kind is the baseline.
         note: what it was measured on.
+        xlabel: whose time it is.
     """
     figure, (axis,) = new_figure(height=1.4 + 0.45 * len(parts))
     left = dict.fromkeys(parts, 0.0)
@@ -154,7 +155,7 @@ def time_parts(parts: dict[str, dict[str, float]], note: str) -> Figure:
     baseline(axis, next(iter(left.values())), f"{next(iter(parts))}, in all", vertical=True)
     axis.invert_yaxis()
     axis.grid(False, axis="y")
-    axis.set_xlabel("processor time of a step (ms)")
+    axis.set_xlabel(xlabel)
     axis.set_ylabel("step")
     figure.legend(*axis.get_legend_handles_labels(), fontsize="small", ncols=4, loc="outside upper center")
     return footnote(figure, note)
