@@ -231,7 +231,7 @@ RECIPES: dict[str, Recipe] = {
         "torchvision:mobilenet_v2", "imagenette", 16, SMALL_BATCHES, rates=(0.6,), size=64, begin_with="mobilenet_v2-imagenette-75"
     ),
 }
-# Ten minutes of one H200, with the dense networks; all runs of both side by side
+# For one GPU, with the dense networks; what is recorded, nine runs at a time, took ten minutes of an H200
 RECIPES |= {
     "headline-vgg-full": Recipe("vgg-full", "cifar10", 32, {**CUT_EARLY, **STRONGEST, **TRAINED_ON}, dense=48),
     "headline-resnet56-long": Recipe("resnet56", "cifar10", 30, {**CUT_EARLY, **STRONGEST, **TRAINED_ON}, rates=(0.75,), dense=40),
