@@ -62,6 +62,7 @@ def prune(
     size: Size = None,
     lr: Annotated[float, typer.Option(help="The highest learning rate.")] = 0.02,
     seed: Annotated[int, typer.Option(help="Same seed, same machine: the same network.")] = 0,
+    replay: Annotated[bool, typer.Option(help="Whether a GPU replays a recorded step.")] = True,
     checkpoint: Annotated[Path | None, typer.Option(help="A folder for a checkpoint each epoch.")] = None,
     resume: Annotated[Path | None, typer.Option(help="A folder with a checkpoint to go on from.")] = None,
 ) -> None:
@@ -78,7 +79,8 @@ def prune(
     elif pretrained is None:
         typer.echo("note: no weights were named, so a network that was never trained is pruned")
     try:
-        result = run_prune(model, images, rate, epochs=epochs, unit=unit, round_to=round_to, lr=lr, seed=seed, checkpoint=checkpoint, resume=resume)
+        how: dict[str, Any] = {"lr": lr, "seed": seed, "replay": replay, "checkpoint": checkpoint, "resume": resume}
+        result = run_prune(model, images, rate, epochs=epochs, unit=unit, round_to=round_to, **how)
         saving.save(result.model, out)
     except (ValueError, FloatingPointError, OSError, SurgeryError) as error:
         raise typer.BadParameter(str(error)) from error

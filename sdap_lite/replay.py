@@ -26,6 +26,9 @@ class Recording:
         inputs: what it takes; later calls take others of the same shapes and layouts.
         leaves: what it leaves gradients in.
         buffers: what it changes, such as running statistics: the calls that warm up leave no trace in them.
+
+    Raises:
+        ValueError: it cannot be recorded.
     """
 
     def __init__(self, compute: Callable[..., Tensor], inputs: tuple[Tensor, ...], leaves: Iterable[Tensor], buffers: Iterable[Tensor]) -> None:
@@ -40,8 +43,11 @@ class Recording:
         torch.cuda.current_stream().wait_stream(stream)
         self.forget()  # so that the gradients get places of the recording's own
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.result = compute(*self.inputs)
+        try:
+            with torch.cuda.graph(self.graph):
+                self.result = compute(*self.inputs)
+        except RuntimeError as error:
+            raise ValueError(f"a step must do nothing but compute on tensors to be recorded (replay=False runs it all the same), got: {error}") from error
         self.gradients = [leaf.grad for leaf in self.leaves]
         for buffer, value in zip(buffers, before, strict=True):
             buffer.copy_(value)

@@ -90,6 +90,7 @@ def train(
     seed: int = 0,
     device: str | torch.device | None = None,
     mode: str = "auto",
+    replay: bool = True,
     checkpoint: str | Path | None = None,
     resume: str | Path | None = None,
     progress: bool = True,
@@ -109,6 +110,8 @@ def train(
         seed: same seed, machine, thread count and ``mode``: the same weights, bit for bit on the CPU.
         device: default: CUDA, else MPS, else the CPU.
         mode: ``"auto"`` measures which of :data:`sdap_lite.measure.MODES` is fastest here; the answer is in ``settings``.
+        replay: whether one GPU by itself replays a recorded step (:mod:`sdap_lite.replay`). False for a model whose forward pass
+            does more than compute on tensors: counts its calls, draws Python's random numbers, asks for an ``.item()``.
         checkpoint: a folder that gets a checkpoint each epoch, and is this run's alone as long as it lasts.
         resume: a folder with such a checkpoint; the run goes on there as if never stopped.
         progress: whether to show a bar (or, in a log, a line an epoch).
@@ -120,7 +123,7 @@ def train(
         KeyboardInterrupt: Ctrl-C; the message says what is saved and how to go on.
     """
     check_number("label_smoothing", label_smoothing, "lie between 0 and 1", lambda v: 0 <= v <= 1)
-    settings = _settings(images, epochs, lr, batch_size, weight_decay, validation, seed, device)
+    settings = _settings(images, epochs, lr, batch_size, weight_decay, validation, seed, device, replay)
     check_model(model, images)
     settings.update(kind="train", label_smoothing=label_smoothing, model=fingerprint(model.state_dict().values()))
     folder, saved = _open(settings, mode, checkpoint, resume, model, images)
@@ -154,6 +157,7 @@ def prune(
     seed: int = 0,
     device: str | torch.device | None = None,
     mode: str = "auto",
+    replay: bool = True,
     checkpoint: str | Path | None = None,
     resume: str | Path | None = None,
     progress: bool = True,
@@ -189,6 +193,8 @@ def prune(
         seed: same seed, machine, thread count and ``mode``: the same weights, bit for bit on the CPU.
         device: default: CUDA, else MPS, else the CPU.
         mode: ``"auto"`` measures which of :data:`sdap_lite.measure.MODES` is fastest here; the answer is in ``settings``.
+        replay: whether one GPU by itself replays a recorded step (:mod:`sdap_lite.replay`). False for a model whose forward pass
+            does more than compute on tensors: counts its calls, draws Python's random numbers, asks for an ``.item()``.
         checkpoint: a folder that gets a checkpoint each epoch, and is this run's alone as long as it lasts.
         resume: a folder with such a checkpoint; the run goes on there as if never stopped.
         progress: whether to show a bar (or, in a log, a line an epoch).
@@ -204,7 +210,7 @@ def prune(
     asked |= {"rule": rule, "cost_power": cost_power, "hold": hold, "round_to": round_to}
     _check_asked(**asked)
     _check_variant(variant or Variant(), **asked)
-    settings = _settings(images, epochs, lr, batch_size, weight_decay, validation, seed, device)
+    settings = _settings(images, epochs, lr, batch_size, weight_decay, validation, seed, device, replay)
     check_plain(model)
     classes = check_model(model, images)
     if teacher is not None and (given := check_model(teacher, images, "teacher", frozen=True)) != classes:
@@ -334,8 +340,8 @@ class _Training:
 
     @property
     def records(self) -> bool:
-        """Whether steps are recorded and replayed: on one GPU."""
-        return self.device.type == "cuda" and self.team.size == 1
+        """Whether steps are recorded and replayed: on one GPU, where that is wanted."""
+        return self.device.type == "cuda" and self.team.size == 1 and bool(self.settings["replay"])
 
     def replay(self, x: Tensor, y: Tensor) -> Tensor:
         """What :meth:`compute` does, from a recording, which the first batch makes that the model, as it is now, is given."""
@@ -629,7 +635,15 @@ class _Pruning(_Training):
 
 
 def _settings(
-    images: Images, epochs: int, lr: float, batch_size: int, weight_decay: float, validation: float, seed: int, device: str | torch.device | None
+    images: Images,
+    epochs: int,
+    lr: float,
+    batch_size: int,
+    weight_decay: float,
+    validation: float,
+    seed: int,
+    device: str | torch.device | None,
+    replay: bool = True,
 ) -> dict[str, Any]:
     """The settings that every run has, checked."""
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
@@ -642,6 +656,9 @@ def _settings(
     if isinstance(seed, bool) or not isinstance(seed, int) or abs(seed) >= 2**32:
         raise ValueError(f"seed must be a whole number below 2**32, got {seed!r}")
     check_images(images, validation)
+    if not isinstance(replay, bool):
+        raise ValueError(f"replay must be True or False, got {replay!r}")
+    kind = check_device(device)
     tensors = [t for split in (images.train, images.validation, images.test) if split is not None for t in (split.images, split.labels)]
     counts = [len(images.train), len(images.validation or ()), len(images.test), *images.train.images.shape[1:]]
     return {
@@ -654,7 +671,8 @@ def _settings(
         "weight_decay": weight_decay,
         "validation": validation,
         "seed": seed,
-        "device": str(check_device(device)),
+        "device": str(kind),
+        **({"replay": replay} if kind.type == "cuda" else {}),  # elsewhere it says nothing
     }
 
 

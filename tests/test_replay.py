@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import killed_run
@@ -76,6 +77,20 @@ def test_step_that_leaves_more_than_gradients_is_not_recorded(echo: type[Echo], 
     assert not echo.made
 
 
+@pytest.mark.parametrize(
+    ("device", "processes", "replay", "recorded"),
+    [("cuda", 1, True, True), ("cuda", 1, False, False), ("cuda", 2, True, False), ("mps", 1, True, False), ("cpu", 1, True, False)],
+)
+def test_where_steps_are_recorded(device: str, processes: int, replay: bool, recorded: bool) -> None:
+    run = SimpleNamespace(device=torch.device(device), team=SimpleNamespace(size=processes), settings={"replay": replay} if device == "cuda" else {})
+    assert loop._Training.records.fget(run) == recorded
+
+
+def test_wrong_replay_is_refused() -> None:
+    with pytest.raises(ValueError, match="replay must be True or False, got 'yes'"):
+        killed_run.run("train", replay="yes")
+
+
 def test_nothing_is_recorded_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "Recording", None)
     killed_run.run("rms", epochs=1)
@@ -106,6 +121,19 @@ def test_recording_computes_what_was_recorded() -> None:
         for mine, its in zip(net.parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(mine.grad, its.grad, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(dict(net.named_buffers()), dict(other.named_buffers()))
+
+
+@gpu
+def test_step_that_asks_the_gpu_is_refused() -> None:
+    weight = torch.ones(2, device="cuda", requires_grad=True)
+
+    def compute(x: Tensor) -> Tensor:
+        loss = (weight * x).sum()
+        loss.backward()
+        return loss * float(loss)
+
+    with pytest.raises(ValueError, match="a step must do nothing but compute on tensors to be recorded"):
+        Recording(compute, (torch.ones(2, device="cuda"),), [weight], [])
 
 
 @gpu
