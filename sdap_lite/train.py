@@ -428,6 +428,7 @@ class _Pruning(_Training):
         self.gates.attach(self.model)
         self.kept: dict[str, Tensor] = graph.split(torch.ones(len(graph), dtype=torch.bool))
         self.progress = 0.0  # along the ramp, from 0 to 1
+        self.mask = self.gates.kept  # the one that a recording reads
         self.maps: dict[str, Tensor] = {}  # what the network that ran last made of the batch
         self.cuts = 0  # surgeries on the way so far
         self.removed = 0.0
