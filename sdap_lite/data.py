@@ -448,7 +448,7 @@ def recorded(name: str) -> dict[str, Any]:
         ValueError: there is no such file, or it is not as it was written.
     """
     folder = resources.files("sdap_lite").joinpath("bundled/results")
-    there = sorted(p.name.removesuffix(".json") for p in folder.iterdir()) if folder.is_dir() else []
+    there = sorted(p.name.removesuffix(".json") for p in folder.iterdir() if p.name.endswith(".json")) if folder.is_dir() else []
     if name not in there:
         raise ValueError(f"name must be one of {', '.join(there) or '(nothing recorded)'}, got {name!r}")
     return read_sealed(folder.joinpath(f"{name}.json"))

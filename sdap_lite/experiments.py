@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from . import __version__, baselines, data, saving
@@ -376,7 +377,6 @@ class _Experiment:
             self.card[key] = found["card"][key] | self.card[key]
 
     def write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         write_sealed(self.path, {"card": self.card, "dense": self.dense, "rows": self.rows})
 
     def rows_to_come(self, arms: dict[str, dict[str, Any]], seeds: range) -> Iterator[str]:
@@ -390,9 +390,11 @@ class _Experiment:
                 yield f"{label}: left out, since it needs the weights of {settings['teacher']} (--teacher)"
                 continue
             row = self.measure(arm, settings)
-            self.read()
-            self.rows.append(row)
-            self.write()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.path.with_name(f".{self.name}.lock")):  # several commands may measure rows of one file
+                self.read()
+                self.rows.append(row)
+                self.write()
             yield f"{label}: {row['test']:.2%} of the test images, {row['achieved']:.2%} of the parameters gone, {row['seconds']:.0f} s"
 
     def settings(self, different: dict[str, Any], rate: float, seed: int) -> dict[str, Any]:

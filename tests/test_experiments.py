@@ -6,6 +6,8 @@ import hashlib
 import importlib
 import json
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from by_path import load_file
+from filelock import FileLock
 from nets import assert_same_bits, fingerprint, pictures
 from safetensors.torch import load_file as load_tensors
 from torch import nn
@@ -324,6 +327,21 @@ def test_rows_of_another_process_are_kept(tmp_path: Path) -> None:
     record(tmp_path, arms=("random",))
     assert len(list(lines)) == 1
     assert [row["arm"] for row in written(tmp_path)["rows"]] == ["random", "sdap"]
+
+
+def test_commands_that_share_a_file_take_turns(tmp_path: Path) -> None:
+    """While one reads, adds its row and writes, another waits."""
+    (tmp_path / "out").mkdir()
+    other = threading.Thread(target=record, args=(tmp_path,), kwargs={"arms": ("sdap",)})
+    with FileLock(tmp_path / "out/.tiny.lock"):
+        other.start()
+        while other.is_alive() and not list(tmp_path.glob("work/tiny*/pruned.json")):
+            time.sleep(0.01)
+        other.join(0.5)  # measured, and nothing left to do but write
+        assert other.is_alive()
+        assert not (tmp_path / "out/tiny.json").exists()
+    other.join()
+    assert len(written(tmp_path)["rows"]) == 1
 
 
 def test_rows_measured_otherwise_are_refused(tmp_path: Path) -> None:
