@@ -214,7 +214,7 @@ RECIPES: dict[str, Recipe] = {
     "rivals-fashion": Recipe("vgg", "fashion-mini", 3, RIVALS),
     "rivals-vgg": Recipe("vgg", "cifar10", 3, {**RIVALS, **BIGGER_TEACHER}, images=15_000),
     "rivals-resnet20": Recipe("resnet20", "cifar10", 3, {**RIVALS, **LABELS, **BIGGER_TEACHER}, images=15_000),
-    "rivals-mobilenetv2-imagenette": Recipe("torchvision:mobilenet_v2", "imagenette", 4, _small_batches(RIVALS), size=64),
+    "rivals-mobilenetv2-imagenette": Recipe("torchvision:mobilenet_v2", "imagenette", 4, _small_batches({**RIVALS, "alpha 0.5": {"alpha": 0.5}}), size=64),
     "ablation-vgg": Recipe("vgg", "cifar10", 3, ABLATION, images=15_000, all_validation=True),
     "comparisons-resnet20": Recipe("resnet20", "cifar10", 3, _free(STEADY), images=15_000, all_validation=True),
     "comparisons-vgg": Recipe("vgg", "cifar10", 3, _free(STEADY), images=15_000, all_validation=True),
