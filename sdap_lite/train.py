@@ -644,7 +644,7 @@ def _settings(
     validation: float,
     seed: int,
     device: str | torch.device | None,
-    replay: bool = True,
+    replay: bool,
 ) -> dict[str, Any]:
     """The settings that every run has, checked."""
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
