@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -49,6 +50,24 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def write(model: torch.nn.Module, images: data.Images, path: Path, about: dict[str, Any], history: list[dict[str, float]]) -> dict[str, Any]:
+    """A dense network's fp16 weights and their card, beside each other; the model gets the rounded weights. Returns the card."""
+    save_file({k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()}, f"{path}.safetensors")
+    model.load_state_dict(load_file(f"{path}.safetensors"))  # what is shipped is what is measured
+    card = {
+        "data": images.note,
+        "image size": images.train.images.shape[-1],
+        "training images": len(images.hold_out()[1]),
+        "sha256": hashlib.sha256(Path(f"{path}.safetensors").read_bytes()).hexdigest(),
+        "parameters": measure.count_params(model),
+        "test accuracy": measure.accuracy(model, images),
+        **about,
+        "history": [{k: round(v, 5) for k, v in record.items()} for record in history],
+    }
+    Path(f"{path}.json").write_text(json.dumps(card, indent=1) + "\n")
+    return card
+
+
 def main() -> None:
     args = arguments()
     torch.set_num_threads(args.threads)
@@ -61,27 +80,17 @@ def main() -> None:
     recipe = {"epochs": args.epochs, "lr": args.lr, "batch_size": args.batch_size, "seed": args.seed}
     result = train(model, images, **recipe, mode=args.mode, checkpoint=args.checkpoint, resume=args.resume)
 
-    path = FILES / f"{args.net}-{args.data}"
-    save_file({k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()}, f"{path}.safetensors")
-    model.load_state_dict(load_file(f"{path}.safetensors"))  # what is shipped is what is measured
-    card = {
+    about = {
         "net": args.net,
-        "data": images.note,
-        "image size": images.train.images.shape[-1],
-        "training images": len(images.train) - round(0.1 * len(images.train)),
         "command": re.sub(r" --(checkpoint|resume)[ =]\S+", "", " ".join(["python", "scripts/pretrain.py", *sys.argv[1:]])),  # no path of this machine
         "commit": commit,
-        "sha256": hashlib.sha256(Path(f"{path}.safetensors").read_bytes()).hexdigest(),
-        "parameters": measure.count_params(model),
         "validation accuracy": result.history[-1]["validation"],
-        "test accuracy": measure.accuracy(model, images),
         "settings": result.settings,
         "seconds": round(time.time() - start),
         "hardware": f"{platform.machine()} CPU, {args.threads} thread(s)",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "history": [{k: round(v, 5) for k, v in record.items()} for record in result.history],
     }
-    Path(f"{path}.json").write_text(json.dumps(card, indent=1) + "\n")
+    card = write(model, images, FILES / f"{args.net}-{args.data}", about, result.history)
     print({k: card[k] for k in ("net", "data", "parameters", "validation accuracy", "test accuracy", "seconds")})
 
 

@@ -13,14 +13,12 @@ takes the dense network that the experiment trained, for ``pretrained=``. All we
 """
 
 import argparse
-import hashlib
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
+from pretrain import write
 from torch import nn
 
 from sdap_lite import accuracy, data, experiments, models, saving
@@ -45,27 +43,11 @@ def ship_dense(record: dict[str, Any], recipe: experiments.Recipe, work: Path) -
     trained = read_checkpoint(work / "dense-seed0")
     model = models.NETS[net](in_channels=images.train.images.shape[1], classes=len(images.classes))
     model.load_state_dict(trained["model"])
-    test = measured(model, images, told["test"])
-    content = save({k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()})
-    about = {key: record["card"][key] for key in ("command", "commit", "hardware", "versions")}
-    card = {
-        "net": net,
-        "data": images.note,
-        "image size": images.train.images.shape[-1],
-        "training images": len(images.hold_out()[1]),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "parameters": told["params"],
-        "validation accuracy": told["validation"],
-        "test accuracy": test,
-        "settings": trained["settings"],
-        "seconds": round(told["seconds"]),
-        **about,
-        "history": [{k: round(v, 5) for k, v in epoch.items()} for epoch in trained["history"]],
-    }
-    path = BUNDLED / f"{net.removeprefix('torchvision:')}-{recipe.data}"
-    path.with_suffix(".safetensors").write_bytes(content)
-    path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
-    return f"{path.name}: {test:.2%} of the test images"
+    measured(model, images, told["test"])
+    about = {"net": net, "validation accuracy": told["validation"], "settings": trained["settings"], "seconds": round(told["seconds"])}
+    about |= {key: record["card"][key] for key in ("command", "commit", "hardware", "versions")}
+    name = f"{net.removeprefix('torchvision:')}-{recipe.data}"
+    return f"{name}: {write(model, images, BUNDLED / name, about, trained['history'])['test accuracy']:.2%} of the test images"
 
 
 def main() -> None:

@@ -125,6 +125,7 @@ def test_pruned_network_is_pruned_further(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.fixture
 def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], dict[str, Any]]]:
     """Ships the best pruned network of a record; gives its card."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
     script: Any = load_file("scripts/ship.py")
     script.BUNDLED, script.FOLDER = tmp_path, tmp_path / "shipped"
 
