@@ -69,6 +69,7 @@ class Recipe:
         begin_with: a pruned network of :data:`sdap_lite.models.PRUNED` to prune further, of class ``net``; rates count from it.
         dense: epochs that train the dense network; 0 takes the shipped weights.
         dense_lr: its learning rate.
+        dense_batch: its batch size; default: that of :func:`sdap_lite.train`.
     """
 
     net: str
@@ -82,6 +83,7 @@ class Recipe:
     dense_lr: float = 0.1
     all_validation: bool = False
     begin_with: str | None = None
+    dense_batch: int | None = None
 
     def __str__(self) -> str:
         dense = self.begin_with or (f"{self.dense} epochs dense" if self.dense else "shipped weights")
@@ -203,6 +205,7 @@ STEADY: dict[str, dict[str, Any]] = {
     "adaptive scores, cost power 0": {"cost_power": 0.0, "variant": {"compare": "adaptive"}},
     "adaptive scores, cost power 0.25": {"cost_power": 0.25, "variant": {"compare": "adaptive"}},
     "floor 0.25": {"variant": {"floor": 0.25}},
+    "hold 1, alpha 0.5": {"hold": 1.0, "alpha": 0.5},
 }
 ABLATION = _free({name: ONE_CUT | change for name, change in CHANGES.items()})
 
@@ -230,6 +233,9 @@ RECIPES: dict[str, Recipe] = {
     ),
     "headline-mobilenetv2-imagenette-again": Recipe(
         "torchvision:mobilenet_v2", "imagenette", 16, SMALL_BATCHES, rates=(0.6,), size=64, begin_with="mobilenet_v2-imagenette-75"
+    ),
+    "headline-resnet18-imagenette": Recipe(
+        "torchvision:resnet18", "imagenette", 8, _small_batches({**CUT_EARLY, **STRONGEST, **TRAINED_ON}), size=64, dense=20, dense_lr=0.05, dense_batch=64
     ),
 }
 # For one GPU, with the dense networks; what is recorded, nine runs at a time, took ten minutes of an H200
@@ -460,7 +466,9 @@ class _Experiment:
             history: list[dict[str, float]] = []
             model = pruned(recipe.begin_with) if recipe.begin_with else self.build(net, **({} if recipe.dense else {"pretrained": recipe.data}))
             if recipe.dense:
-                history = train(model, self.images, epochs=recipe.dense, lr=recipe.dense_lr, seed=0, **self.going_on(self.work / "dense-seed0")).history
+                batch: dict[str, Any] = {} if recipe.dense_batch is None else {"batch_size": recipe.dense_batch}
+                trained = train(model, self.images, epochs=recipe.dense, lr=recipe.dense_lr, seed=0, **batch, **self.going_on(self.work / "dense-seed0"))
+                history = trained.history
             model = model.to(best_device()).eval()
             worth = {"test": accuracy(model, self.images), "validation": accuracy(model, self.images, split=self.images.hold_out()[0])}
             self.nets[net] = model.cpu()
