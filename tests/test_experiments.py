@@ -406,6 +406,15 @@ def test_dense_network_starts_from_the_same_weights_each_time(tmp_path: Path) ->
     assert_same_bits(experiment.build("tiny"), wanted)
 
 
+@pytest.mark.parametrize(("asked", "batch"), [(None, 128), (32, 32)], ids=["default", "asked for"])
+def test_dense_network_is_trained_with_the_batches_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int | None, batch: int) -> None:
+    monkeypatch.setitem(RECIPES, "tiny", replace(TINY, dense_batch=asked))
+    record(tmp_path, arms=("sdap",))
+    assert read_checkpoint(tmp_path / "work/dense-seed0")["settings"]["batch_size"] == batch
+    assert written(tmp_path)["card"]["settings"].get("dense_batch") == asked
+    assert written(tmp_path)["rows"][0].get("batch_size") is None  # that of the pruning is the arm's own
+
+
 # Mistakes, and the command
 
 
