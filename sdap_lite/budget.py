@@ -83,7 +83,8 @@ def threshold(
         rate: the share of the cost that goes, from 0 to below 1.
         unit: what is counted: ``"params"``, ``"macs"``, ``"channels"`` or ``"latency"``.
         cost_power: scores are divided by (what the channel costs) to this power: 0 compares
-            channels as they are, 1 per unit of cost; the square root lies between.
+            channels as they are; 1/2 suits a score whose square is what the channel is worth, such as
+            a root mean square, for it orders by worth per unit of cost; 1 suits one that is the worth itself.
         fill: whether channels below the threshold that still fit are kept too, so that the
             achieved rate comes nearer to the one asked for.
         round_to: each group keeps a multiple of this many channels (grouped convolutions: in each

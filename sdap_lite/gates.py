@@ -4,7 +4,7 @@ The mask multiplies the *weight columns of the consumers*, not the activations:
 :math:`y = \sum_c W_{:,c}\,(m_c x_c) = (W\,\mathrm{diag}\,m)\,x`. The function is the same, no
 activation is stored twice, and the gate's gradient is
 :math:`\partial L/\partial m_c = \sum_{\text{consumers}} \langle W_{:,c}, \partial L/\partial W_{:,c}\rangle`,
-the first-order Taylor importance of the channel.
+whose mean square over batches is the channel's Taylor importance (Molchanov et al. 2019).
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class StraightThrough(Frozen):
 
 
 class RootMeanSquare:
-    r"""The root mean square of the gate's gradient: its empirical Fisher information.
+    r"""The root mean square of the gate's gradient: the root of its empirical Fisher information.
 
     :math:`s_c = \sqrt{\mathrm{E}[g_c^2]}`, a running mean. Where the signed gradient averages to
     zero its square does not: it says how much the loss *would* move (Theis et al. 2018).
