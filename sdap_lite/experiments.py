@@ -235,7 +235,14 @@ RECIPES: dict[str, Recipe] = {
         "torchvision:mobilenet_v2", "imagenette", 16, SMALL_BATCHES, rates=(0.6,), size=64, begin_with="mobilenet_v2-imagenette-75"
     ),
     "headline-resnet18-imagenette": Recipe(
-        "torchvision:resnet18", "imagenette", 8, _small_batches({**CUT_EARLY, **STRONGEST, **TRAINED_ON}), size=64, dense=20, dense_lr=0.05, dense_batch=64
+        "torchvision:resnet18",
+        "imagenette",
+        8,
+        _small_batches({**CUT_EARLY, "alpha 0.5": {**CUT_EARLY["sdap"], "alpha": 0.5}, **STRONGEST, **TRAINED_ON}),
+        size=64,
+        dense=20,
+        dense_lr=0.05,
+        dense_batch=64,
     ),
 }
 # For one GPU, with the dense networks; what is recorded, nine runs at a time, took ten minutes of an H200
