@@ -67,7 +67,7 @@ def main() -> None:
 
     recipe, dense = experiments.RECIPES[args.recipe], record["dense"][row["net"]]
     images = data.load(recipe.data, size=recipe.size)
-    keys = ("net", "epochs", "rate", "hold", *recipe.arms[args.arm], "seed")
+    keys = ("net", "epochs", "rate", "hold", "alpha", *recipe.arms[args.arm], "seed")
     folder = work / experiments.folder_name({key: row[key] for key in dict.fromkeys(keys)})
     sizes = {"in_channels": images.train.images.shape[1], "classes": len(images.classes)}
     model = saving.load(folder / "pruned", models.NETS[row["net"]](**sizes))

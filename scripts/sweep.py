@@ -23,7 +23,7 @@ from sdap_lite.measure import predict
 PATH = Path(sdap.__file__).parent / "bundled" / "results" / "sweep.json"
 RATES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 TRAINING = 15_000
-SETTINGS = {"epochs": 3, "rule": "rms", "hold": 0.0, "seed": 0}
+SETTINGS = {"epochs": 3, "rule": "rms", "hold": 0.0, "alpha": 0.9, "seed": 0}
 
 
 def card(full: sdap.Images, images: sdap.Images) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 from sdap_lite import accuracy, baselines, count_macs, count_params, data, experiments, latency, load, models, prune, trace
 from sdap_lite.__main__ import app
 from sdap_lite.checkpoint import read_checkpoint, read_sealed, write_checkpoint, write_sealed
-from sdap_lite.experiments import HOLD, RECIPES, RIVALS, SCORES, Recipe, run
+from sdap_lite.experiments import ALPHA, HOLD, RECIPES, RIVALS, SCORES, Recipe, run
 from sdap_lite.models import NETS
 
 loop = importlib.import_module("sdap_lite.train")
@@ -86,6 +86,7 @@ def test_record_holds_all_that_its_figures_depend_on(tmp_path: Path) -> None:
         assert row["macs removed"] == 1 - row["macs"] / dense["macs"]
         assert row["milliseconds"] > 0
         assert row["commit"] == card["commit"]
+        assert row["alpha"] == ALPHA
         assert row["hold"] == (HOLD if row["arm"] == "sdap" else 0.0)
         assert row["validation"] == pytest.approx(row["history"][-1]["validation"], abs=1e-4)
 
@@ -94,7 +95,7 @@ def test_rows_are_what_the_saved_networks_are_worth(tmp_path: Path) -> None:
     record(tmp_path)
     images = data.load("pictures")
     for row in written(tmp_path)["rows"]:
-        settings = {k: row[k] for k in dict.fromkeys(("net", "epochs", "rate", "hold", *ARMS[row["arm"]], "seed"))}
+        settings = {k: row[k] for k in dict.fromkeys(("net", "epochs", "rate", "hold", "alpha", *ARMS[row["arm"]], "seed"))}
         (folder,) = [f for f in (tmp_path / "work").iterdir() if f.name == _name(settings)]
         small = load(folder / "pruned", NETS["tiny"](in_channels=3, classes=4))
         assert accuracy(small, images) == row["test"]
@@ -381,9 +382,9 @@ def test_every_network_is_built_and_traced(net: str) -> None:
 
 @pytest.mark.parametrize("name", [path.stem for path in (models.BUNDLED / "results").glob("*.json") if path.stem in RECIPES])
 def test_recorded_rows_are_what_their_arms_ask_for(name: str) -> None:
-    """So that a change of an arm, or of the default hold, cannot leave rows of another setting under its name."""
+    """So that a change of an arm, or of a default, cannot leave rows of another setting under its name."""
     for row in data.recorded(name)["rows"]:
-        arm = {"hold": HOLD, **RECIPES[name].arms[row["arm"]]} if "arm" in row else {}  # the oldest rows have no names
+        arm = {"hold": HOLD, "alpha": ALPHA, **RECIPES[name].arms[row["arm"]]} if "arm" in row else {}  # the oldest rows have no names
         assert {key: row[key] for key in arm} == arm
 
 
