@@ -138,7 +138,8 @@ def choose_mode(model: nn.Module, example: Tensor, *, steps: int = 3) -> str:
         steps: training steps timed a mode, after one that warms up; a mode twice as slow as another gets only one.
 
     Returns:
-        A key of :data:`sdap_lite.measure.MODES`. On MPS always ``"fp32"``, the one mode that works on every version.
+        A key of :data:`sdap_lite.measure.MODES`, of those in which the model can be trained. On MPS always ``"fp32"``, the one
+        mode that works on every version.
     """
     if example.device.type == "mps":
         return "fp32"
@@ -146,8 +147,30 @@ def choose_mode(model: nn.Module, example: Tensor, *, steps: int = 3) -> str:
     times: dict[str, float] = {}
     for mode in MODES:
         if not (no_bf16 and mode.startswith("bf16")):
-            times[mode] = _time_steps(model, example, mode, steps, 2 * min(times.values(), default=math.inf))
+            try:
+                times[mode] = _time_steps(model, example, mode, steps, 2 * min(times.values(), default=math.inf))
+            except RuntimeError:  # a view of what a convolution gives, say, asks for the layout of the first mode
+                if mode == "fp32":
+                    raise
     return min(times, key=times.__getitem__)
+
+
+def check_mode(model: nn.Module, example: Tensor, mode: str) -> None:
+    """That the model can be trained in a mode.
+
+    Args:
+        model: stays as it is.
+        example: a batch, shape [batch, channels, height, width], on the device to train on.
+        mode: one of :data:`sdap_lite.measure.MODES`.
+
+    Raises:
+        ValueError: a step of training fails in this mode.
+    """
+    try:
+        with torch.random.fork_rng([example.device] if example.device.type == "cuda" else []):
+            _time_steps(model, example, mode, 1, math.inf)
+    except RuntimeError as error:
+        raise ValueError(f"mode must be one in which the model can be trained, but in {mode!r} a step fails: {error}; 'auto' leaves such modes out") from error
 
 
 def _time_steps(model: nn.Module, example: Tensor, mode: str, steps: int, hopeless: float) -> float:

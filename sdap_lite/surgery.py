@@ -18,7 +18,7 @@ from .graph import ChannelGraph, Layer
 
 __all__ = ["SurgeryError", "masked", "remove_channels", "slice_optimizer"]
 
-TOLERANCE = 1e-10  # in float64, relative to the largest number where that is above 1
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}  # relative to the largest number where that is above 1
 
 
 class SurgeryError(RuntimeError):
@@ -172,11 +172,11 @@ def _resize(module: Any, layer: Layer, flat: Tensor) -> None:
         module.groups = inputs if layer.kind == "depthwise" else layer.parts
 
 
-def _compare(model: nn.Module, small: nn.Module, graph: ChannelGraph, flat: Tensor) -> None:
-    """Runs the masked and the small model on one random input in float64, in eval mode."""
-    large = masked(model, graph, graph.split(flat)).cpu().double().eval()
-    small = copy.deepcopy(small).cpu().double().eval()
-    x = torch.randn(2, *graph.shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+def _compare(model: nn.Module, small: nn.Module, graph: ChannelGraph, flat: Tensor, dtype: torch.dtype = torch.float64) -> None:
+    """Runs the masked and the small model on one random input, in eval mode: in float64, or in float32 where a cast in the forward pass asks for it."""
+    large = masked(model, graph, graph.split(flat)).cpu().to(dtype).eval()
+    narrow = copy.deepcopy(small).cpu().to(dtype).eval()
+    x = torch.randn(2, *graph.shape[1:], dtype=dtype, generator=torch.Generator().manual_seed(0))
     differ: list[str] = []
     seen: dict[str, list[Tensor]] = {name: [] for name, layer in graph.layers.items() if layer.kind != "parameter"}  # a module may be called more than once
 
@@ -196,11 +196,17 @@ def _compare(model: nn.Module, small: nn.Module, graph: ChannelGraph, flat: Tens
 
     for name in seen:
         large.get_submodule(name).register_forward_hook(remember(name, graph.layers[name]), prepend=True)  # before the user's hooks change it
-        small.get_submodule(name).register_forward_hook(compare(name), prepend=True)
+        narrow.get_submodule(name).register_forward_hook(compare(name), prepend=True)
     with torch.no_grad():
-        wanted = large(x)
         try:
-            got = small(x)
+            wanted = large(x.clone())  # a copy: a model may work in place on what it is given
+        except RuntimeError:
+            if dtype == torch.float32:
+                raise
+            _compare(model, small, graph, flat, torch.float32)
+            return
+        try:
+            got = narrow(x.clone())
         except RuntimeError as error:
             raise SurgeryError(f"the small model cannot run, after {', '.join(differ) or 'modules that all agree'}: {error}") from error
     if differ or not _equal(wanted, got):
@@ -214,7 +220,7 @@ def _equal(wanted: Any, got: Any) -> bool:
         alike = (wanted == got) | (wanted.isnan() & got.isnan())  # infinite or undefined in both
         difference = torch.where(alike, 0, (wanted - got).abs())
         largest = wanted.abs().masked_fill(~wanted.isfinite(), 0)
-        return not wanted.numel() or float(difference.max()) <= TOLERANCE * max(1.0, float(largest.max()))
+        return not wanted.numel() or float(difference.max()) <= TOLERANCE.get(wanted.dtype, 0.0) * max(1.0, float(largest.max()))
     if isinstance(wanted, dict):
         return wanted.keys() == got.keys() and all(_equal(wanted[k], got[k]) for k in wanted)
     return all(_equal(a, b) for a, b in zip(wanted, got, strict=True)) if isinstance(wanted, (tuple, list)) else wanted == got

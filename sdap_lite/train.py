@@ -33,7 +33,7 @@ from .folding import fold_norms
 from .gates import RULES, Gates, RootMeanSquare
 from .graph import ChannelGraph
 from .latency_table import LatencyTable
-from .measure import MODES, accuracy, arrange, choose_mode
+from .measure import MODES, accuracy, arrange, check_mode, choose_mode
 from .replay import Recording
 from .surgery import remove_channels, slice_optimizer
 from .team import team
@@ -307,7 +307,7 @@ class _Training:
 
     def forward(self, model: nn.Module, x: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype != torch.float32):
-            return model(x).float()
+            return model(x.clone()).float()  # a copy: a network may work in place on what it is given, and the teacher gets the same batch
 
     def step(self, x: Tensor, y: Tensor, step: int) -> tuple[float, float]:
         """One batch; returns its loss and its share of right answers."""
@@ -742,6 +742,8 @@ def _open(
     settings: dict[str, Any], mode: str, checkpoint: str | Path | None, resume: str | Path | None, model: nn.Module, images: Images
 ) -> tuple[Path | None, dict[str, Any] | None]:
     """Where checkpoints go, and the one to go on from; completes the settings by the mode."""
+    if resume and checkpoint and Path(resume).resolve() != Path(checkpoint).resolve():
+        raise ValueError(f"checkpoint must be left out or name the folder that resume names, in which the run goes on, got {checkpoint} and {resume}")
     saved = read_checkpoint(Path(resume)) if resume else None
     if mode not in ("auto", *MODES):
         raise ValueError(f"mode must be auto or one of {', '.join(MODES)}, got {mode!r}")
@@ -752,13 +754,27 @@ def _open(
         settings["mode"] = team(torch.device(settings["device"])).agree(choose_mode(model, example))
     else:
         settings["mode"] = mode
+        if mode != "fp32":  # in which it was traced
+            check_mode(model, torch.zeros(2, *images.train.images.shape[1:], device=settings["device"]), mode)
     if saved:
+        if settings["kind"] == saved["settings"].get("kind") == "train":
+            _check_fits(model, saved["model"])
+            settings["model"] = saved["settings"].get("model")  # training works in place: the weights may have come further
         names = [k for k in {**settings, **saved["settings"]} if k != "times"]  # which came from there, if the unit is the same
         differ = [k for k in names if settings.get(k) != saved["settings"].get(k)]
         if differ:
             found = ", ".join(f"{k} was {saved['settings'].get(k)!r} and is now {settings.get(k)!r}" for k in differ)
             raise ValueError(f"a run must be resumed with what it was begun with, but {found}")
     return Path(resume or checkpoint) if resume or checkpoint else None, saved  # type: ignore[arg-type]
+
+
+def _check_fits(model: nn.Module, saved: dict[str, Tensor]) -> None:
+    """That a checkpoint's weights are those of a network like this one."""
+    here, there = ({name: list(tensor.shape) for name, tensor in state.items()} for state in (model.state_dict(), saved))
+    differ = [name for name in {**there, **here} if here.get(name) != there.get(name)]
+    if differ:
+        found = ", ".join(f"{name} was {there.get(name)} and is now {here.get(name)}" for name in differ[:3])
+        raise ValueError(f"a run must be resumed with the network that it was begun with, but the shape of {found}")
 
 
 def _is_live() -> bool:

@@ -54,6 +54,26 @@ class Grouped(nn.Module):
         return self.fc((x + self.expand(y)).mean((2, 3)))
 
 
+class Viewed(nn.Module):
+    """A LeNet; ``view`` after a convolution works in one layout of memory only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv, self.fc = nn.Conv2d(3, 6, 5), nn.Conv2d(6, 8, 3), nn.Linear(8 * 16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv(F.max_pool2d(F.relu(self.stem(x)), 2)))
+        return self.fc(x.view(x.size(0), -1))
+
+
+class OwnInput(Viewed):
+    """It normalises its input by itself: in place, and as float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x -= 0.5
+        return super().forward(x.float())
+
+
 class SqueezeExcitation(nn.Module):
     """A channel's image times a number that all channels agreed on."""
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from nets import EXAMPLE, assert_same_bits, build, fingerprint, pictures
+from nets import EXAMPLE, Viewed, assert_same_bits, build, fingerprint, pictures
 from torch import Tensor, nn
 
 from sdap_lite import accuracy, count_macs, count_params, latency, measure
@@ -127,6 +127,24 @@ def test_choosing_a_mode_leaves_the_model_as_it_was() -> None:
     assert_same_bits(model, before)
     assert all(p.grad is None for p in model.parameters())
     assert not model.training
+
+
+def test_a_mode_in_which_the_model_cannot_be_trained_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert measure.choose_mode(Viewed(), EXAMPLE.repeat(4, 1, 1, 1)) == "fp32"
+    broken = nn.Sequential(nn.Flatten(), nn.Linear(5, 4))  # in no mode
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        measure.choose_mode(broken, EXAMPLE)
+
+
+@pytest.mark.parametrize("mode", ["fp32-channels-last", "bf16-channels-last"])
+def test_mode_is_checked(mode: str) -> None:
+    model, state = build("vgg"), torch.get_rng_state()
+    before = fingerprint(model)
+    measure.check_mode(model, EXAMPLE.repeat(2, 1, 1, 1), mode)
+    assert_same_bits(model, before)
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(ValueError, match=rf"mode must be one in which the model can be trained, but in '{mode}' a step fails: view size is not compatible"):
+        measure.check_mode(Viewed(), EXAMPLE.repeat(2, 1, 1, 1), mode)
 
 
 def test_mps_always_takes_fp32() -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import EXAMPLE, assert_same_bits, build, fingerprint, hooked, randomize, some_kept
+from nets import EXAMPLE, OwnInput, assert_same_bits, build, fingerprint, hooked, randomize, some_kept
 from torch import Tensor, nn
 
 import sdap_lite.surgery
@@ -223,6 +223,21 @@ def test_pruning_twice_is_pruning_once() -> None:
     again = trace(middle, EXAMPLE)
     twice = remove_channels(middle, again, {n: both[n][first[n]] for n in first})
     assert_same_bits(twice, fingerprint(once))
+
+
+def test_model_that_casts_its_input_and_works_on_it_in_place() -> None:
+    """The check is in float32 then: both networks get the same input, and what surgery got wrong is found."""
+    net = randomize(OwnInput()).eval()
+    graph = trace(net, EXAMPLE)
+    kept = some_kept(graph, 0)
+    small = remove_channels(net, graph, kept)
+    x = torch.rand(2, 3, 16, 16)
+    assert torch.allclose(small(x.clone()), masked(net, graph, kept)(x.clone()), atol=1e-5)
+    stem = graph.layers["conv"]
+    wrong = replace(graph, layers={**graph.layers, "conv": replace(stem, inputs=stem.inputs.flip(0))})
+    assert graph.join(kept, True)[stem.inputs].tolist() != graph.join(kept, True)[stem.inputs.flip(0)].tolist()
+    with pytest.raises(SurgeryError, match="differs first at 'conv'"):
+        remove_channels(net, wrong, kept)
 
 
 def test_frozen_parameters_stay_frozen() -> None:
