@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from nets import EXAMPLE, NETS, assert_same_bits, build, fingerprint, pictures, some_kept
-from torch import nn
+from torch import Tensor, nn
 
 from sdap_lite import Gates, count_params, export_onnx, load, models, prune, remove_channels, save, threshold, trace
 from sdap_lite.checkpoint import sealed
@@ -120,6 +121,171 @@ def test_recipe_holds_numbers_and_names_only(saved: Path) -> None:
     assert (card["format"], card["class"]) == ("sdap_lite 1", "ResNet")
     for module in card["modules"].values():
         assert all(type(v) is int for k, v in module.items() if k != "class")
+
+
+# Layers that are not torch.nn's own, or not quite
+
+
+class Cosine(nn.Module):
+    """An ArcFace head, without its margin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_features, self.out_features = 8, 4
+        self.weight = nn.Parameter(torch.randn(4, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.normalize(x), F.normalize(self.weight))
+
+
+class SubCenters(nn.Linear):
+    """Three rows for each class: a subclass whose weight has another shape than its widths say."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 4, bias=False)
+        self.weight = nn.Parameter(torch.randn(12, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, F.normalize(self.weight)).unflatten(1, (4, 3)).amax(2)
+
+
+class Bilinear(nn.Bilinear):
+    def __init__(self) -> None:
+        super().__init__(8, 8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x, x)
+
+
+class FilterResponseNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_features = 8
+        self.weight, self.bias = nn.Parameter(torch.randn(1, 8, 1, 1)), nn.Parameter(torch.randn(1, 8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean((2, 3), keepdim=True) + 1e-6) * self.weight + self.bias
+
+
+class Gamma(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_features = 8
+        self.gamma = nn.Parameter(torch.randn(1, 8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class NormAndGamma(nn.BatchNorm2d):
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.gamma = nn.Parameter(torch.randn(1, 8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.gamma
+
+
+class Line(nn.Module):
+    """A norm's attributes and a norm's shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_features = 8
+        self.weight = nn.Parameter(torch.randn(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight[:, None, None]
+
+
+class Computed(nn.Module):
+    """A width that nobody can set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, 8, 1, 1))
+
+    @property
+    def num_features(self) -> int:
+        return self.weight.shape[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
+
+
+OWN: list[type[nn.Module]] = [Cosine, SubCenters, Bilinear, FilterResponseNorm, Gamma, NormAndGamma, Line, Computed]
+
+
+def with_own(layer: type[nn.Module], seed: int = 0) -> nn.Module:
+    """A net with one such layer, as its head or behind its first convolution."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        own = layer()
+        middle, head = (nn.Identity(), own) if layer in (Cosine, SubCenters, Bilinear) else (own, nn.Linear(8, 4))
+        return nn.Sequential(nn.Conv2d(3, 8, 3), middle, nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head).eval()
+
+
+def cut(model: nn.Module) -> nn.Module:
+    graph = trace(model, EXAMPLE)
+    assert graph.removable.any()
+    return remove_channels(model, graph, some_kept(graph, 0))
+
+
+def assert_loads(model: nn.Module, path: Path, stock: nn.Module) -> nn.Module:
+    save(model, path)
+    again = load(path, stock)
+    assert_same_bits(again, fingerprint(model))
+    assert count_params(again) == count_params(model)
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(again(x), model(x))
+    return again
+
+
+@pytest.mark.parametrize("layer", OWN)
+def test_own_layer_is_loaded(tmp_path: Path, layer: type[nn.Module]) -> None:
+    model = with_own(layer)
+    assert_loads(model, tmp_path / "whole", with_own(layer, seed=1))
+    small = cut(model)
+    assert count_params(small) < count_params(model)
+    again = assert_loads(small, tmp_path / "small", with_own(layer, seed=1))
+    assert_loads(model, tmp_path / "whole", again)
+
+
+def test_model_that_is_one_layer_is_loaded(tmp_path: Path) -> None:
+    layer = nn.Conv2d(3, 4, 3)
+    assert_loads(layer, tmp_path / "net", nn.Conv2d(3, 8, 3))
+
+
+def test_recipes_of_earlier_versions_are_loaded(tmp_path: Path) -> None:
+    """They hold no shapes of a layer that has widths: a norm's are guessed from them, other layers' are the stock ones."""
+    for name, model, stock in (
+        ("norm", cut(with_own(Line)), with_own(Line, seed=1)),
+        ("head", with_own(Cosine), with_own(Cosine, seed=1)),
+        ("frn", with_own(FilterResponseNorm), with_own(FilterResponseNorm, seed=1)),
+    ):
+        save(model, tmp_path / name)
+        edit(tmp_path / name, lambda card: card.pop("parameters"))
+        assert_same_bits(load(tmp_path / name, stock), fingerprint(model))
+
+
+def test_shapes_of_own_layers_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "net"
+    save(with_own(FilterResponseNorm), path)
+    for shape in ([1, 2**40, 1, 1], [1, 7, 1, 1], [8], [], None, "8", {}, 8):
+        edit(path, lambda card, shape=shape: card["parameters"].update({"1.weight": shape}))  # type: ignore[misc]
+        with pytest.raises(ValueError, match=r"must hold the model's tensors in the recipe's widths, but these differ: \['1.weight'\]"):
+            load(path, with_own(FilterResponseNorm))
+
+
+def test_stock_layer_is_of_no_other_shape_than_its_widths_say(tmp_path: Path) -> None:
+    """A recipe that names another one would make a convolution whose kernel is not what it says of itself."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3))
+    net[0].weight = nn.Parameter(torch.randn(4, 3, 5, 5))
+    save(net, tmp_path / "net")
+    edit(tmp_path / "net", lambda card: card.update(parameters={"0.weight": [4, 3, 5, 5]}))
+    with pytest.raises(ValueError, match=r"in the recipe's widths, but these differ: \['0.weight'\]"):
+        load(tmp_path / "net", nn.Sequential(nn.Conv2d(3, 4, 3)))
 
 
 # What is refused
