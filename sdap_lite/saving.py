@@ -28,6 +28,8 @@ STOCK = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.
 def save(model: nn.Module, path: str | Path) -> None:
     """Writes ``path.safetensors`` and ``path.json``.
 
+    A tensor that the model has under several names, a tied weight for example, is written once.
+
     Args:
         model: a plain model, pruned or not.
         path: without an ending; its folder must exist.
@@ -50,11 +52,13 @@ def save(model: nn.Module, path: str | Path) -> None:
         raise ValueError(f"the folder must exist, but there is no {weights.parent}")
     if any(parametrize.is_parametrized(m) for m in model.modules()):
         raise ValueError("the model must have no gates or other parametrizations: detach() them first")
-    content = to_bytes({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
+    tied = _tied(model)
+    state = {k: v.detach().cpu() for k, v in model.state_dict().items() if k not in tied}
+    content = to_bytes({k: v.clone(memory_format=torch.contiguous_format) for k, v in state.items()})  # views of one storage would be refused
     modules = {name: {"class": type(m).__name__, **_widths(m)} for name, m in model.named_modules() if _widths(m)}
     card = {"format": "sdap_lite 1", "class": type(model).__name__, "sha256": hashlib.sha256(content).hexdigest(), "modules": modules}
     own = _own_shapes(model)
-    card |= {"parameters": own} if own else {}
+    card |= ({"parameters": own} if own else {}) | ({"tied": tied} if tied else {})
     text = json.dumps(sealed(card), indent=1) + "\n"
     write_together({weights: lambda file: Path(file).write_bytes(content), recipe: lambda file: Path(file).write_text(text)})
 
@@ -64,7 +68,8 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
 
     Args:
         path: as given to :func:`save`.
-        model: of the stock class, of any width; it stays as it is.
+        model: of the stock class, of any width, which ties the tensors that the saved one tied; it
+            stays as it is.
 
     Returns:
         A new model with the saved widths and weights, in eval mode.
@@ -80,6 +85,8 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     if card["class"] != type(model).__name__:
         raise ValueError(f"{recipe} is of class {card['class']}, but the model to load into is a {type(model).__name__}")
     model = copy.deepcopy(model)
+    tied = _tied(model)
+    state = _with_tied(recipe, card.get("tied", {}), tied, state)
     modules = {name: m for name, m in model.named_modules() if _widths(m)}
     if modules.keys() != card["modules"].keys():
         raise ValueError(f"{recipe} must name the model's layers, but these differ: {sorted(modules.keys() ^ card['modules'].keys())[:5]}")
@@ -91,6 +98,9 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     wrong = wrong or sorted(own.keys() ^ state.keys()) or [k for k in own if own[k].shape != state[k].shape]
     if wrong:
         raise ValueError(f"{weights} must hold the model's tensors in the recipe's widths, but these differ: {wrong[:5]}")
+    apart = [f"{name} and {first}" for name, first in tied.items() if not _same(state[name], state[first])]
+    if apart:
+        raise ValueError(f"{weights} must hold equal numbers for names that the model ties to one tensor, but these differ: {apart[:5]}")
     model.load_state_dict(state)
     return model.eval()
 
@@ -151,6 +161,20 @@ def _widths(module: nn.Module) -> dict[str, int]:
     return {key: getattr(module, key) for key in settable if type(getattr(module, key, None)) is int}
 
 
+def _tied(model: nn.Module) -> dict[str, str]:
+    """Names of tensors that have another name before: each with its tensor's first name."""
+    first: dict[Tensor, str] = {}
+    return {name: first[tensor] for name, tensor in model.state_dict(keep_vars=True).items() if first.setdefault(tensor, name) != name}
+
+
+def _with_tied(recipe: Path, saved: dict[str, str], tied: dict[str, str], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state with the names that were not written; only where the model has one tensor too, or a small file could ask for many."""
+    apart = [f"{name} and {first}" for name, first in saved.items() if tied.get(name, name) != tied.get(first, first)]
+    if apart:
+        raise ValueError(f"the model to load into must tie what {recipe} ties, but has two tensors for {apart[:5]}")
+    return {name: state[first] for name, first in saved.items() if first in state} | state
+
+
 def _tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
     """All parameters and buffers: path, module, name, tensor."""
     for path, module in model.named_modules():
@@ -186,6 +210,7 @@ def _own_shapes(model: nn.Module) -> dict[str, list[int]]:
 def _reshape(model: nn.Module, shapes: dict[str, Any], state: dict[str, Tensor]) -> list[str]:
     """Gives each tensor the recipe's shape, where the state has it in the same; returns the names of those where it has not."""
     wrong, persistent = [], model.state_dict().keys()
+    made: dict[Tensor, Tensor] = {}  # tied tensors stay tied
     for path, module, key, old in _tensors(model):
         if path not in persistent:
             continue
@@ -193,9 +218,15 @@ def _reshape(model: nn.Module, shapes: dict[str, Any], state: dict[str, Tensor])
         if path not in state or list(state[path].shape) != shape or len(shape) != old.ndim:
             wrong.append(path)  # and nothing is made: a recipe alone must not ask for memory
         elif shape != list(old.shape):
-            new = torch.zeros(shape, dtype=old.dtype, device=old.device)
-            setattr(module, key, nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new)
+            if old not in made:
+                new = torch.zeros(shape, dtype=old.dtype, device=old.device)
+                made[old] = nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+            setattr(module, key, made[old])
     return wrong
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.dtype == b.dtype and torch.equal(a, b))
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:
@@ -209,8 +240,9 @@ def _read_recipe(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} must be as it was written, but its checksum differs: it was damaged or changed by hand")
     if not isinstance(card["modules"], dict) or not all(isinstance(m, dict) for m in card["modules"].values()):
         raise ValueError(f"{path} must hold the widths of each module")
-    if not isinstance(card.get("parameters", {}), dict):
-        raise ValueError(f"{path} must hold shapes by the tensors' names")
+    tied = card.get("tied", {})
+    if not isinstance(card.get("parameters", {}), dict) or not isinstance(tied, dict) or not all(isinstance(first, str) for first in tied.values()):
+        raise ValueError(f"{path} must hold shapes and ties by the tensors' names")
     return card
 
 

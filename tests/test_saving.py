@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from nets import EXAMPLE, NETS, assert_same_bits, build, fingerprint, pictures, some_kept
+from safetensors.torch import load as read_tensors
 from torch import Tensor, nn
 
 from sdap_lite import Gates, count_params, export_onnx, load, models, prune, remove_channels, save, threshold, trace
@@ -235,7 +236,7 @@ def assert_loads(model: nn.Module, path: Path, stock: nn.Module) -> nn.Module:
     save(model, path)
     again = load(path, stock)
     assert_same_bits(again, fingerprint(model))
-    assert count_params(again) == count_params(model)
+    assert count_params(again) == count_params(model), "what was tied is tied"
     x = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         assert torch.equal(again(x), model(x))
@@ -286,6 +287,117 @@ def test_stock_layer_is_of_no_other_shape_than_its_widths_say(tmp_path: Path) ->
     edit(tmp_path / "net", lambda card: card.update(parameters={"0.weight": [4, 3, 5, 5]}))
     with pytest.raises(ValueError, match=r"in the recipe's widths, but these differ: \['0.weight'\]"):
         load(tmp_path / "net", nn.Sequential(nn.Conv2d(3, 4, 3)))
+
+
+# One tensor under several names
+
+
+class TwoNames(nn.Module):
+    """A convolution and a norm that are found by two names each."""
+
+    def __init__(self, seed: int = 0, *, shared: bool = True) -> None:
+        super().__init__()
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+            first = [self.conv, self.norm] if shared else [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)]
+            self.body = nn.Sequential(*first, nn.ReLU(), nn.Conv2d(8, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+class TiedWeights(nn.Module):
+    """Two convolutions of one weight, and a layer that has one parameter under two names."""
+
+    def __init__(self, seed: int = 0, *, shared: bool = True) -> None:
+        super().__init__()
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            self.stem, self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+            self.fc, self.scale, self.shift = nn.Linear(8, 4), nn.Parameter(torch.randn(1, 8, 1, 1)), nn.Parameter(torch.randn(1, 8, 1, 1))
+        if shared:
+            self.b.weight, self.shift = self.a.weight, self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x)) * self.scale + self.shift
+        return self.fc(F.relu(self.b(F.relu(self.a(x)))).mean((2, 3)))
+
+
+TIED = {
+    TwoNames: {f"body.{i}.{key}" for i, keys in enumerate(["weight bias", "weight bias running_mean running_var num_batches_tracked"]) for key in keys.split()},
+    TiedWeights: {"b.weight", "shift"},
+}
+
+
+@pytest.mark.parametrize("net", TIED)
+def test_shared_tensor_is_saved_once_and_stays_shared(tmp_path: Path, net: Any) -> None:
+    model = net().eval()
+    for name, saved in (("whole", model), ("small", cut(model))):
+        again = assert_loads(saved, tmp_path / name, net(seed=1))
+        names = read_tensors(files(tmp_path / name)[0].read_bytes()).keys()
+        assert saved.state_dict().keys() - names == TIED[net]
+        assert names < saved.state_dict().keys()
+        assert again.state_dict(keep_vars=True)[min(TIED[net])].requires_grad
+    assert_loads(model, tmp_path / "whole", again)
+
+
+@pytest.mark.parametrize("net", TIED)
+def test_shared_tensor_is_not_loaded_into_two(tmp_path: Path, net: Any) -> None:
+    save(net(), tmp_path / "net")
+    with pytest.raises(
+        ValueError, match=r"the model to load into must tie what .*net.json ties, but has two tensors for \['(body.0.weight and conv|shift and scale)"
+    ):
+        load(tmp_path / "net", net(shared=False))
+
+
+def test_two_tensors_are_loaded_into_one_where_they_are_equal(tmp_path: Path) -> None:
+    two = TiedWeights(shared=False).eval()
+    save(two, tmp_path / "net")
+    message = r"net.safetensors must hold equal numbers for names that the model ties to one tensor, but these differ: \['shift and scale', 'b.weight and a"
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "net", TiedWeights())
+    two.load_state_dict(TiedWeights().state_dict())
+    save(two, tmp_path / "net")
+    again = load(tmp_path / "net", TiedWeights(seed=1))
+    assert_same_bits(again, fingerprint(two))
+    assert again.get_submodule("b").weight is again.get_submodule("a").weight
+
+
+def test_tensors_that_are_views_of_the_same_numbers_are_saved(tmp_path: Path) -> None:
+    numbers = torch.randn(8)
+    model, stock = with_own(Gamma), with_own(Gamma, seed=1)
+    for name, end in (("all_of_them", 8), ("some", 4)):
+        model.register_buffer(name, numbers[:end])
+        stock.register_buffer(name, torch.zeros(end))
+    save(model, tmp_path / "net")
+    assert_same_bits(load(tmp_path / "net", stock), fingerprint(model))
+
+
+@pytest.mark.parametrize("part", [{"parameters": [3]}, {"parameters": None}, {"tied": []}, {"tied": {"fc.bias": 3}}, {"tied": {"fc.bias": ["fc.weight"]}}])
+def test_recipe_with_other_things_than_shapes_and_ties_is_refused(saved: Path, part: dict[str, Any]) -> None:
+    edit(saved, lambda card: card.update(part))
+    with pytest.raises(ValueError, match=r"net.json must hold shapes and ties by the tensors' names"):
+        load(saved, build("resnet-pad"))
+
+
+def test_ties_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
+    """A small file must not ask for a tensor in each of many layers."""
+    net = nn.Sequential(*(nn.Conv2d(8, 8, 1, bias=False) for _ in range(3)))
+    save(net[:1], tmp_path / "net")
+    edit(
+        tmp_path / "net",
+        lambda card: card.update(modules={f"{i}": card["modules"]["0"] for i in range(3)}, tied={"1.weight": "0.weight", "2.weight": "0.weight"}),
+    )
+    with pytest.raises(ValueError, match=r"the model to load into must tie what .*, but has two tensors for \['1.weight and 0.weight', '2.weight"):
+        load(tmp_path / "net", net)
+
+
+def test_ties_to_what_is_not_there_are_refused(tmp_path: Path) -> None:
+    save(TiedWeights(), tmp_path / "net")
+    edit(tmp_path / "net", lambda card: card.update(tied={"a.weight": "b.weight"}))
+    with pytest.raises(ValueError, match=r"in the recipe's widths, but these differ: \['shift', 'b.weight'\]"):
+        load(tmp_path / "net", TiedWeights())
 
 
 # What is refused
