@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ from .checkpoint import is_sealed, sealed, write_atomically, write_together
 __all__ = ["export_onnx", "load", "save"]
 
 WIDTHS = tuple("in_channels out_channels groups in_features out_features num_features num_groups num_channels num_parameters before after".split())
+STOCK = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.PReLU)  # their widths say the shapes of their tensors
 
 
 def save(model: nn.Module, path: str | Path) -> None:
     """Writes ``path.safetensors`` and ``path.json``.
+
+    A tensor that the model has under several names, a tied weight for example, is written once.
 
     Args:
         model: a plain model, pruned or not.
@@ -48,11 +52,13 @@ def save(model: nn.Module, path: str | Path) -> None:
         raise ValueError(f"the folder must exist, but there is no {weights.parent}")
     if any(parametrize.is_parametrized(m) for m in model.modules()):
         raise ValueError("the model must have no gates or other parametrizations: detach() them first")
-    content = to_bytes({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
+    tied = _tied(model)
+    state = {k: v.detach().cpu() for k, v in model.state_dict().items() if k not in tied}
+    content = to_bytes({k: v.clone(memory_format=torch.contiguous_format) for k, v in state.items()})  # views of one storage would be refused
     modules = {name: {"class": type(m).__name__, **_widths(m)} for name, m in model.named_modules() if _widths(m)}
     card = {"format": "sdap_lite 1", "class": type(model).__name__, "sha256": hashlib.sha256(content).hexdigest(), "modules": modules}
-    own = {name: list(tensor.shape) for name, _, _, tensor in _own_tensors(model)}
-    card |= {"parameters": own} if own else {}
+    own = _own_shapes(model)
+    card |= ({"parameters": own} if own else {}) | ({"tied": tied} if tied else {})
     text = json.dumps(sealed(card), indent=1) + "\n"
     write_together({weights: lambda file: Path(file).write_bytes(content), recipe: lambda file: Path(file).write_text(text)})
 
@@ -62,7 +68,8 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
 
     Args:
         path: as given to :func:`save`.
-        model: of the stock class, of any width; it stays as it is.
+        model: of the stock class, of any width, which ties the tensors that the saved one tied; it
+            stays as it is.
 
     Returns:
         A new model with the saved widths and weights, in eval mode.
@@ -78,15 +85,22 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     if card["class"] != type(model).__name__:
         raise ValueError(f"{recipe} is of class {card['class']}, but the model to load into is a {type(model).__name__}")
     model = copy.deepcopy(model)
+    tied = _tied(model)
+    state = _with_tied(recipe, card.get("tied", {}), tied, state)
     modules = {name: m for name, m in model.named_modules() if _widths(m)}
     if modules.keys() != card["modules"].keys():
         raise ValueError(f"{recipe} must name the model's layers, but these differ: {sorted(modules.keys() ^ card['modules'].keys())[:5]}")
-    wrong = [key for name, module in modules.items() for key in _resize(name, module, card["modules"][name], state)]
-    wrong += _resize_own(model, card.get("parameters", {}), state)
+    shapes = {path: card["parameters"][path] for path in _own_shapes(model).keys() & card.get("parameters", {}).keys()}
+    for name, module in modules.items():
+        _set_widths(name, module, card["modules"][name])
+    wrong = _reshape(model, shapes, state)
     own = model.state_dict()
     wrong = wrong or sorted(own.keys() ^ state.keys()) or [k for k in own if own[k].shape != state[k].shape]
     if wrong:
         raise ValueError(f"{weights} must hold the model's tensors in the recipe's widths, but these differ: {wrong[:5]}")
+    apart = [f"{name} and {first}" for name, first in tied.items() if not _same(state[name], state[first])]
+    if apart:
+        raise ValueError(f"{weights} must hold equal numbers for names that the model ties to one tensor, but these differ: {apart[:5]}")
     model.load_state_dict(state)
     return model.eval()
 
@@ -141,33 +155,78 @@ def _paths(path: str | Path) -> tuple[Path, Path]:
 
 
 def _widths(module: nn.Module) -> dict[str, int]:
-    """A module's channel counts, where it has any."""
-    return {key: getattr(module, key) for key in WIDTHS if type(getattr(module, key, None)) is int}
+    """A module's channel counts, where it has any; not those that it computes from its tensors, which cannot be set."""
+    rules = {key: getattr(type(module), key, None) for key in WIDTHS}
+    settable = [key for key, rule in rules.items() if not (isinstance(rule, property) and rule.fset is None)]
+    return {key: getattr(module, key) for key in settable if type(getattr(module, key, None)) is int}
 
 
-def _own_tensors(model: nn.Module) -> list[tuple[str, nn.Module, str, Tensor]]:
-    """Parameters and buffers of modules that have no widths, such as a layer scale: path, module, name, tensor."""
-    found = []
+def _tied(model: nn.Module) -> dict[str, str]:
+    """Names of tensors that have another name before: each with its tensor's first name."""
+    first: dict[Tensor, str] = {}
+    return {name: first[tensor] for name, tensor in model.state_dict(keep_vars=True).items() if first.setdefault(tensor, name) != name}
+
+
+def _with_tied(recipe: Path, saved: dict[str, str], tied: dict[str, str], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state with the names that were not written; only where the model has one tensor too, or a small file could ask for many."""
+    apart = [f"{name} and {first}" for name, first in saved.items() if tied.get(name, name) != tied.get(first, first)]
+    if apart:
+        raise ValueError(f"the model to load into must tie what {recipe} ties, but has two tensors for {apart[:5]}")
+    return {name: state[first] for name, first in saved.items() if first in state} | state
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
+    """All parameters and buffers: path, module, name, tensor."""
     for path, module in model.named_modules():
-        if not _widths(module):
-            tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-            found += [(f"{path}.{key}".lstrip("."), module, key, tensor) for key, tensor in tensors]
-    return found
+        parameters = module.named_parameters(recurse=False, remove_duplicate=False)
+        for key, tensor in [*parameters, *module.named_buffers(recurse=False, remove_duplicate=False)]:
+            yield f"{path}.{key}".lstrip("."), module, key, tensor
 
 
-def _resize_own(model: nn.Module, shapes: dict[str, Any], state: dict[str, Tensor]) -> list[str]:
-    """Gives them the recipe's shapes, where the state has the same; returns those where it has not."""
-    wrong = []
-    for path, module, key, old in _own_tensors(model):
-        shape = shapes.get(path, list(old.shape))
-        if path not in state:
-            continue  # a buffer that is not saved
-        if list(state[path].shape) != shape or len(shape) != old.ndim:
-            wrong.append(path)
+def _implied(module: Any, key: str, tensor: Tensor) -> list[int] | None:
+    """The shape that a module's widths give its tensor, if they say one."""
+    if isinstance(module, nn.Linear):
+        return {"weight": [module.out_features, module.in_features], "bias": [module.out_features]}.get(key)
+    if isinstance(module, nn.modules.conv._ConvNd):
+        inside, outside = module.in_channels // module.groups, module.out_channels // module.groups
+        ends = [module.in_channels, outside] if module.transposed else [module.out_channels, inside]
+        return {"weight": [*ends, *tensor.shape[2:]], "bias": [module.out_channels]}.get(key)
+    # A norm; or a user's layer with the attributes of one, since earlier recipes do not hold its shapes.
+    widths = _widths(module)
+    width = widths.get("num_features", widths.get("num_channels", widths.get("num_parameters")))
+    is_line = tensor.ndim == 1 and key in ("weight", "bias", "running_mean", "running_var")
+    return [width] if is_line and width is not None else None
+
+
+def _own_shapes(model: nn.Module) -> dict[str, list[int]]:
+    """The shapes that no stock layer's widths say: of a layer scale, of a user's own layer, of what a subclass adds."""
+    return {
+        path: list(tensor.shape)
+        for path, module, key, tensor in _tensors(model)
+        if tensor.ndim and not (isinstance(module, STOCK) and list(tensor.shape) == _implied(module, key, tensor))
+    }
+
+
+def _reshape(model: nn.Module, shapes: dict[str, Any], state: dict[str, Tensor]) -> list[str]:
+    """Gives each tensor the recipe's shape, where the state has it in the same; returns the names of those where it has not."""
+    wrong, persistent = [], model.state_dict().keys()
+    made: dict[Tensor, Tensor] = {}  # tied tensors stay tied
+    for path, module, key, old in _tensors(model):
+        if path not in persistent:
+            continue
+        shape = shapes.get(path, _implied(module, key, old) or list(old.shape))
+        if path not in state or list(state[path].shape) != shape or len(shape) != old.ndim:
+            wrong.append(path)  # and nothing is made: a recipe alone must not ask for memory
         elif shape != list(old.shape):
-            new = torch.zeros(shape, dtype=old.dtype, device=old.device)
-            setattr(module, key, nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new)
+            if old not in made:
+                new = torch.zeros(shape, dtype=old.dtype, device=old.device)
+                made[old] = nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+            setattr(module, key, made[old])
     return wrong
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.dtype == b.dtype and torch.equal(a, b))
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:
@@ -181,6 +240,9 @@ def _read_recipe(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} must be as it was written, but its checksum differs: it was damaged or changed by hand")
     if not isinstance(card["modules"], dict) or not all(isinstance(m, dict) for m in card["modules"].values()):
         raise ValueError(f"{path} must hold the widths of each module")
+    tied = card.get("tied", {})
+    if not isinstance(card.get("parameters", {}), dict) or not isinstance(tied, dict) or not all(isinstance(first, str) for first in tied.values()):
+        raise ValueError(f"{path} must hold shapes and ties by the tensors' names")
     return card
 
 
@@ -201,8 +263,8 @@ def _read_state(path: Path, content: bytes) -> dict[str, Tensor]:
         raise ValueError(f"{path} must be a safetensors file, but cannot be read as one: {error}") from error
 
 
-def _resize(name: str, module: Any, wanted: dict[str, Any], state: dict[str, Tensor]) -> list[str]:
-    """Gives a stock module the recipe's widths; its tensors are empty afterwards. Returns those that the state has in no such shape."""
+def _set_widths(name: str, module: Any, wanted: dict[str, Any]) -> None:
+    """Gives a module the recipe's widths; its tensors stay as they are."""
     found = {"class": type(module).__name__, **_widths(module)}
     if found.keys() != wanted.keys() or found["class"] != wanted["class"]:
         raise ValueError(f"module {name!r} must be a {wanted.get('class')} as in the recipe, but the model's is a {found['class']}")
@@ -211,28 +273,8 @@ def _resize(name: str, module: Any, wanted: dict[str, Any], state: dict[str, Ten
         if type(wanted[key]) is not int or not least <= wanted[key] <= 2**20:
             raise ValueError(f"module {name!r}: {key} must be a whole number from {least} on, got {wanted[key]!r}")
         setattr(module, key, wanted[key])
-    if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
-        ends = (module.out_features, module.in_features) if isinstance(module, nn.Linear) else _ends(name, module)
-        shapes = {"weight": (*ends, *module.weight.shape[2:]), "bias": (wanted.get("out_channels", wanted.get("out_features")),)}
-    else:
-        width = wanted.get("num_features", wanted.get("num_channels", wanted.get("num_parameters")))
-        shapes = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (width,))
-    wrong = []
-    for key, shape in shapes.items():
-        old, path = getattr(module, key, None), f"{name}.{key}"
-        if isinstance(old, Tensor) and (path not in state or state[path].shape != shape):
-            wrong.append(path)  # and nothing is made: a recipe alone must not ask for memory
-        elif isinstance(old, Tensor):
-            new = torch.zeros(shape, dtype=old.dtype, device=old.device)
-            setattr(module, key, nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new)
-    return wrong
-
-
-def _ends(name: str, module: Any) -> tuple[int, int]:
-    if module.in_channels % module.groups or module.out_channels % module.groups:
+    if isinstance(module, nn.modules.conv._ConvNd) and (module.in_channels % module.groups or module.out_channels % module.groups):
         raise ValueError(f"module {name!r}: groups must divide the channels, got {module.groups} of {module.in_channels} and {module.out_channels}")
-    inside, outside = module.in_channels // module.groups, module.out_channels // module.groups
-    return (module.in_channels, outside) if module.transposed else (module.out_channels, inside)
 
 
 def _first_argument(model: nn.Module) -> str:

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from nets import EXAMPLE, NETS, assert_same_bits, build, fingerprint, pictures, some_kept
-from torch import nn
+from safetensors.torch import load as read_tensors
+from torch import Tensor, nn
 
 from sdap_lite import Gates, count_params, export_onnx, load, models, prune, remove_channels, save, threshold, trace
 from sdap_lite.checkpoint import sealed
@@ -120,6 +122,282 @@ def test_recipe_holds_numbers_and_names_only(saved: Path) -> None:
     assert (card["format"], card["class"]) == ("sdap_lite 1", "ResNet")
     for module in card["modules"].values():
         assert all(type(v) is int for k, v in module.items() if k != "class")
+
+
+# Layers that are not torch.nn's own, or not quite
+
+
+class Cosine(nn.Module):
+    """An ArcFace head, without its margin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_features, self.out_features = 8, 4
+        self.weight = nn.Parameter(torch.randn(4, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.normalize(x), F.normalize(self.weight))
+
+
+class SubCenters(nn.Linear):
+    """Three rows for each class: a subclass whose weight has another shape than its widths say."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 4, bias=False)
+        self.weight = nn.Parameter(torch.randn(12, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, F.normalize(self.weight)).unflatten(1, (4, 3)).amax(2)
+
+
+class Bilinear(nn.Bilinear):
+    def __init__(self) -> None:
+        super().__init__(8, 8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x, x)
+
+
+class FilterResponseNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_features = 8
+        self.weight, self.bias = nn.Parameter(torch.randn(1, 8, 1, 1)), nn.Parameter(torch.randn(1, 8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean((2, 3), keepdim=True) + 1e-6) * self.weight + self.bias
+
+
+class Gamma(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_features = 8
+        self.gamma = nn.Parameter(torch.randn(1, 8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class NormAndGamma(nn.BatchNorm2d):
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.gamma = nn.Parameter(torch.randn(1, 8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.gamma
+
+
+class Line(nn.Module):
+    """A norm's attributes and a norm's shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_features = 8
+        self.weight = nn.Parameter(torch.randn(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight[:, None, None]
+
+
+class Computed(nn.Module):
+    """A width that nobody can set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, 8, 1, 1))
+
+    @property
+    def num_features(self) -> int:
+        return self.weight.shape[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
+
+
+OWN: list[type[nn.Module]] = [Cosine, SubCenters, Bilinear, FilterResponseNorm, Gamma, NormAndGamma, Line, Computed]
+
+
+def with_own(layer: type[nn.Module], seed: int = 0) -> nn.Module:
+    """A net with one such layer, as its head or behind its first convolution."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        own = layer()
+        middle, head = (nn.Identity(), own) if layer in (Cosine, SubCenters, Bilinear) else (own, nn.Linear(8, 4))
+        return nn.Sequential(nn.Conv2d(3, 8, 3), middle, nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head).eval()
+
+
+def cut(model: nn.Module) -> nn.Module:
+    graph = trace(model, EXAMPLE)
+    assert graph.removable.any()
+    return remove_channels(model, graph, some_kept(graph, 0))
+
+
+def assert_loads(model: nn.Module, path: Path, stock: nn.Module) -> nn.Module:
+    save(model, path)
+    again = load(path, stock)
+    assert_same_bits(again, fingerprint(model))
+    assert count_params(again) == count_params(model), "what was tied is tied"
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(again(x), model(x))
+    return again
+
+
+@pytest.mark.parametrize("layer", OWN)
+def test_own_layer_is_loaded(tmp_path: Path, layer: type[nn.Module]) -> None:
+    model = with_own(layer)
+    assert_loads(model, tmp_path / "whole", with_own(layer, seed=1))
+    small = cut(model)
+    assert count_params(small) < count_params(model)
+    again = assert_loads(small, tmp_path / "small", with_own(layer, seed=1))
+    assert_loads(model, tmp_path / "whole", again)
+
+
+def test_model_that_is_one_layer_is_loaded(tmp_path: Path) -> None:
+    layer = nn.Conv2d(3, 4, 3)
+    assert_loads(layer, tmp_path / "net", nn.Conv2d(3, 8, 3))
+
+
+def test_recipes_of_earlier_versions_are_loaded(tmp_path: Path) -> None:
+    """They hold no shapes of a layer that has widths: a norm's are guessed from them, other layers' are the stock ones."""
+    for name, model, stock in (
+        ("norm", cut(with_own(Line)), with_own(Line, seed=1)),
+        ("head", with_own(Cosine), with_own(Cosine, seed=1)),
+        ("frn", with_own(FilterResponseNorm), with_own(FilterResponseNorm, seed=1)),
+    ):
+        save(model, tmp_path / name)
+        edit(tmp_path / name, lambda card: card.pop("parameters"))
+        assert_same_bits(load(tmp_path / name, stock), fingerprint(model))
+
+
+def test_shapes_of_own_layers_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "net"
+    save(with_own(FilterResponseNorm), path)
+    for shape in ([1, 2**40, 1, 1], [1, 7, 1, 1], [8], [], None, "8", {}, 8):
+        edit(path, lambda card, shape=shape: card["parameters"].update({"1.weight": shape}))  # type: ignore[misc]
+        with pytest.raises(ValueError, match=r"must hold the model's tensors in the recipe's widths, but these differ: \['1.weight'\]"):
+            load(path, with_own(FilterResponseNorm))
+
+
+def test_stock_layer_is_of_no_other_shape_than_its_widths_say(tmp_path: Path) -> None:
+    """A recipe that names another one would make a convolution whose kernel is not what it says of itself."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3))
+    net[0].weight = nn.Parameter(torch.randn(4, 3, 5, 5))
+    save(net, tmp_path / "net")
+    edit(tmp_path / "net", lambda card: card.update(parameters={"0.weight": [4, 3, 5, 5]}))
+    with pytest.raises(ValueError, match=r"in the recipe's widths, but these differ: \['0.weight'\]"):
+        load(tmp_path / "net", nn.Sequential(nn.Conv2d(3, 4, 3)))
+
+
+# One tensor under several names
+
+
+class TwoNames(nn.Module):
+    """A convolution and a norm that are found by two names each."""
+
+    def __init__(self, seed: int = 0, *, shared: bool = True) -> None:
+        super().__init__()
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+            first = [self.conv, self.norm] if shared else [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)]
+            self.body = nn.Sequential(*first, nn.ReLU(), nn.Conv2d(8, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+class TiedWeights(nn.Module):
+    """Two convolutions of one weight, and a layer that has one parameter under two names."""
+
+    def __init__(self, seed: int = 0, *, shared: bool = True) -> None:
+        super().__init__()
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            self.stem, self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+            self.fc, self.scale, self.shift = nn.Linear(8, 4), nn.Parameter(torch.randn(1, 8, 1, 1)), nn.Parameter(torch.randn(1, 8, 1, 1))
+        if shared:
+            self.b.weight, self.shift = self.a.weight, self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x)) * self.scale + self.shift
+        return self.fc(F.relu(self.b(F.relu(self.a(x)))).mean((2, 3)))
+
+
+TIED = {
+    TwoNames: {f"body.{i}.{key}" for i, keys in enumerate(["weight bias", "weight bias running_mean running_var num_batches_tracked"]) for key in keys.split()},
+    TiedWeights: {"b.weight", "shift"},
+}
+
+
+@pytest.mark.parametrize("net", TIED)
+def test_shared_tensor_is_saved_once_and_stays_shared(tmp_path: Path, net: Any) -> None:
+    model = net().eval()
+    for name, saved in (("whole", model), ("small", cut(model))):
+        again = assert_loads(saved, tmp_path / name, net(seed=1))
+        names = read_tensors(files(tmp_path / name)[0].read_bytes()).keys()
+        assert saved.state_dict().keys() - names == TIED[net]
+        assert names < saved.state_dict().keys()
+        assert again.state_dict(keep_vars=True)[min(TIED[net])].requires_grad
+    assert_loads(model, tmp_path / "whole", again)
+
+
+@pytest.mark.parametrize("net", TIED)
+def test_shared_tensor_is_not_loaded_into_two(tmp_path: Path, net: Any) -> None:
+    save(net(), tmp_path / "net")
+    with pytest.raises(
+        ValueError, match=r"the model to load into must tie what .*net.json ties, but has two tensors for \['(body.0.weight and conv|shift and scale)"
+    ):
+        load(tmp_path / "net", net(shared=False))
+
+
+def test_two_tensors_are_loaded_into_one_where_they_are_equal(tmp_path: Path) -> None:
+    two = TiedWeights(shared=False).eval()
+    save(two, tmp_path / "net")
+    message = r"net.safetensors must hold equal numbers for names that the model ties to one tensor, but these differ: \['shift and scale', 'b.weight and a"
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "net", TiedWeights())
+    two.load_state_dict(TiedWeights().state_dict())
+    save(two, tmp_path / "net")
+    again = load(tmp_path / "net", TiedWeights(seed=1))
+    assert_same_bits(again, fingerprint(two))
+    assert again.get_submodule("b").weight is again.get_submodule("a").weight
+
+
+def test_tensors_that_are_views_of_the_same_numbers_are_saved(tmp_path: Path) -> None:
+    numbers = torch.randn(8)
+    model, stock = with_own(Gamma), with_own(Gamma, seed=1)
+    for name, end in (("all_of_them", 8), ("some", 4)):
+        model.register_buffer(name, numbers[:end])
+        stock.register_buffer(name, torch.zeros(end))
+    save(model, tmp_path / "net")
+    assert_same_bits(load(tmp_path / "net", stock), fingerprint(model))
+
+
+@pytest.mark.parametrize("part", [{"parameters": [3]}, {"parameters": None}, {"tied": []}, {"tied": {"fc.bias": 3}}, {"tied": {"fc.bias": ["fc.weight"]}}])
+def test_recipe_with_other_things_than_shapes_and_ties_is_refused(saved: Path, part: dict[str, Any]) -> None:
+    edit(saved, lambda card: card.update(part))
+    with pytest.raises(ValueError, match=r"net.json must hold shapes and ties by the tensors' names"):
+        load(saved, build("resnet-pad"))
+
+
+def test_ties_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
+    """A small file must not ask for a tensor in each of many layers."""
+    net = nn.Sequential(*(nn.Conv2d(8, 8, 1, bias=False) for _ in range(3)))
+    save(net[:1], tmp_path / "net")
+    edit(
+        tmp_path / "net",
+        lambda card: card.update(modules={f"{i}": card["modules"]["0"] for i in range(3)}, tied={"1.weight": "0.weight", "2.weight": "0.weight"}),
+    )
+    with pytest.raises(ValueError, match=r"the model to load into must tie what .*, but has two tensors for \['1.weight and 0.weight', '2.weight"):
+        load(tmp_path / "net", net)
+
+
+def test_ties_to_what_is_not_there_are_refused(tmp_path: Path) -> None:
+    save(TiedWeights(), tmp_path / "net")
+    edit(tmp_path / "net", lambda card: card.update(tied={"a.weight": "b.weight"}))
+    with pytest.raises(ValueError, match=r"in the recipe's widths, but these differ: \['shift', 'b.weight'\]"):
+        load(tmp_path / "net", TiedWeights())
 
 
 # What is refused
