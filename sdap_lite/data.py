@@ -281,6 +281,8 @@ SETS: dict[str, _Set] = {
 def _load(name: str, root: Path, size: int | None, download: bool) -> Images:
     known = SETS[name]
     size = size or known.size
+    if name == "imagenette" and _find_tree(name, root) is None:
+        _download(name, root, download)  # a tree, read below as one that was here: other ways would give other pixels
     if name == "fashion-mini":
         splits, classes, note = *_read_fashion_mini(), known.note
     elif tree := _find_tree(name, root):
@@ -343,10 +345,6 @@ def _read_original(name: str, root: Path, download: bool) -> tuple[tuple[Split, 
         if not folder.is_dir():
             _download(name, root, download)
         return _read_cifar(folder, name)
-    if name == "imagenette":
-        _download(name, root, download)
-        if tree := _find_tree(name, root):
-            return _read_tree(tree, SETS[name].size)
     raise _unavailable(name, root, "no folder with train/<class>/* and test/<class>/* (or val) in it")
 
 
