@@ -291,6 +291,10 @@ def test_damaged_batches_are_refused(tmp_path: Path) -> None:
 def test_empty_tree_is_refused(tmp_path: Path) -> None:
     for part in ("train/cat", "test/cat"):
         (tmp_path / part).mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"train: every class must have at least one training image \(\.jpg, .*\), but cat has none"):
+        load("folder", tmp_path)
+    (tmp_path / "train/cat").rmdir()
+    (tmp_path / "test/cat").rmdir()
     with pytest.raises(ValueError, match=r"folder in .*: there must be at least one training image, found none"):
         load("folder", tmp_path)
 
