@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +12,7 @@ import torch
 import typer
 from torch import nn
 
-from . import _torchvision, data, experiments, measure, models, saving
+from . import data, experiments, measure, models, saving
 from .surgery import SurgeryError
 from .train import prune as run_prune
 
@@ -37,7 +39,9 @@ def _build(net: str, images: data.Images | None, pretrained: str | None, channel
     source, _, name = net.rpartition(":")
     try:
         if source == "torchvision":
-            return _torchvision.load().models.get_model(name, weights=pretrained, **({} if pretrained else {"num_classes": classes}))
+            return models.stock(name, pretrained=pretrained, num_classes=classes)
+        if source and pretrained:
+            raise ValueError(f"pretrained must name weights that come with the library, which has none for {net}, got {pretrained!r}: give --weights")
         if source:
             return getattr(importlib.import_module(source), name)()
         if name not in ("resnet20", "resnet56", "vgg", "mobilenetv2", "densenet40"):
@@ -45,6 +49,27 @@ def _build(net: str, images: data.Images | None, pretrained: str | None, channel
         return getattr(models, name)(pretrained=pretrained, in_channels=channels, classes=classes)
     except (ValueError, ImportError, AttributeError) as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def _shipped(net: str, name: str) -> str | None:
+    """The data set, if weights for the network that were trained on it come with the library."""
+    return name if f"{net.removeprefix('torchvision:')}-{name}" in models.PRETRAINED else None
+
+
+def _is_own(net: str) -> bool:
+    """Whether the network is one of the user's, who alone knows what its weights are."""
+    return ":" in net and not net.startswith("torchvision:")
+
+
+def _note_weights(net: str, pretrained: str | None, images: data.Images) -> None:
+    """Says what may surprise: no weights, or weights for images of another size."""
+    if pretrained is None:
+        typer.echo(f"note: no weights were named, so {f'they are as {net} returns them' if _is_own(net) else 'a network that was never trained is pruned'}")
+        return
+    card = json.loads((models.BUNDLED / f"{net.removeprefix('torchvision:')}-{pretrained}.json").read_text(encoding="utf-8"))
+    side = images.train.images.shape[-1]
+    if (trained := card.get("image size", side)) != side:
+        typer.echo(f"note: the weights were trained on images of {trained} pixels a side, and these have {side}: --size {trained} fits them")
 
 
 @app.command()
@@ -62,6 +87,7 @@ def prune(
     size: Size = None,
     lr: Annotated[float, typer.Option(help="The highest learning rate.")] = 0.02,
     seed: Annotated[int, typer.Option(help="Same seed, same machine: the same network.")] = 0,
+    mode: Annotated[str, typer.Option(help="How the network runs: fp32, fp32-channels-last, bf16-channels-last, or auto, the fastest here.")] = "auto",
     replay: Annotated[bool, typer.Option(help="Whether a GPU replays a recorded step.")] = True,
     checkpoint: Annotated[Path | None, typer.Option(help="A folder for a checkpoint each epoch.")] = None,
     resume: Annotated[Path | None, typer.Option(help="A folder with a checkpoint to go on from.")] = None,
@@ -70,24 +96,31 @@ def prune(
     if not out.parent.is_dir():
         raise typer.BadParameter(f"the folder of --out must exist, but there is no {out.parent}")
     images = _images(name, root, size)
-    if pretrained is None and weights is None and f"{net}-{name}" in models.PRETRAINED:
-        pretrained = name
+    if pretrained is None and weights is None:
+        pretrained = _shipped(net, name)
     torch.manual_seed(seed)  # weights that were never trained are the same when the run is resumed
     model = _build(net, images, pretrained)
     if weights is not None:
         _load_weights(model, weights)
-    elif pretrained is None:
-        typer.echo("note: no weights were named, so a network that was never trained is pruned")
+    else:
+        _note_weights(net, pretrained, images)
+    _check_out(model, out)
     try:
-        how: dict[str, Any] = {"lr": lr, "seed": seed, "replay": replay, "checkpoint": checkpoint, "resume": resume}
+        how: dict[str, Any] = {"lr": lr, "seed": seed, "mode": mode, "replay": replay, "checkpoint": checkpoint, "resume": resume}
         result = run_prune(model, images, rate, epochs=epochs, unit=unit, round_to=round_to, **how)
-        saving.save(result.model, out)
     except (ValueError, FloatingPointError, OSError, SurgeryError) as error:
         raise typer.BadParameter(str(error)) from error
     except KeyboardInterrupt as stop:
         typer.echo(stop, err=True)
         raise typer.Exit(130) from stop
-    typer.echo(f"{result}\nwritten: {out}.safetensors, {out}.json")
+    typer.echo(result)
+    try:
+        saving.save(result.model, out)
+    except (ValueError, OSError, RuntimeError) as error:
+        folder = resume or checkpoint
+        kept = f"it is in the checkpoint, and --resume {folder} writes it" if folder else "it is lost, since --checkpoint named no folder"
+        raise typer.BadParameter(f"the pruned network cannot be written as {out}: {error}; {kept}") from error
+    typer.echo(f"written: {out}.safetensors, {out}.json")
 
 
 @app.command()
@@ -100,7 +133,12 @@ def evaluate(
 ) -> None:
     """Measures accuracy on the test images, parameters, MACs and latency."""
     images = _images(name, root, size)
-    model = _saved(saved, net, images) if saved else _build(net, images, name)
+    if saved:
+        model = _load_saved(saved, _build(net, images, None))
+    else:
+        pretrained = None if _is_own(net) else name
+        model = _build(net, images, pretrained)
+        _note_weights(net, pretrained, images)
     example = torch.zeros(1, *images.train.images.shape[1:])
     typer.echo(f"{net} on {images.note}: {measure.accuracy(model, images):.2%} of {len(images.test):,} test images")
     params, macs = measure.count_params(model), measure.count_macs(model, example)
@@ -182,8 +220,13 @@ def experiment(
         raise typer.BadParameter(str(error)) from error
 
 
-def _saved(path: Path, net: str, images: data.Images) -> nn.Module:
-    return _load_saved(path, _build(net, images, None))
+def _check_out(model: nn.Module, out: Path) -> None:
+    """Writes the network beside ``out`` and takes it away again: what cannot be written is better known before hours of training."""
+    try:
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".try-") as folder:
+            saving.save(model, Path(folder) / out.name)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise typer.BadParameter(f"a network must be one that can be written as {out}, but: {error}") from error
 
 
 def _load_saved(path: Path, model: nn.Module) -> nn.Module:

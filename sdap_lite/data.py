@@ -211,7 +211,7 @@ def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 
 def augment(images: Tensor, generator: torch.Generator | None = None, *, flip: bool = True) -> Tensor:
-    """Shifts each image by up to an eighth of its side, and mirrors every second one.
+    """Shifts each image by up to an eighth of its height and of its width, and mirrors every second one.
 
     Args:
         images: uint8, shape [n, channels, height, width]; what is shifted in is black.
@@ -222,14 +222,14 @@ def augment(images: Tensor, generator: torch.Generator | None = None, *, flip: b
         Images of the same type and shape.
     """
     n, channels, height, width = images.shape
-    pad = max(1, height // 8)
+    tall, wide = max(1, height // 8), max(1, width // 8)
     device = images.device
-    draws = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator).to(device)
-    rows, columns = draws[0] + torch.arange(height, device=device), draws[1] + torch.arange(width, device=device)  # [n, height], [n, width]
+    down, right = (torch.randint(0, 2 * pad + 1, (n, 1), generator=generator).to(device) for pad in (tall, wide))
+    rows, columns = down + torch.arange(height, device=device), right + torch.arange(width, device=device)  # [n, height], [n, width]
     if flip:
         mirrored = torch.randint(0, 2, (n, 1), generator=generator).bool().to(device)
         columns = torch.where(mirrored, columns.flip(1), columns)
-    padded = F.pad(images, (pad, pad, pad, pad))
+    padded = F.pad(images, (wide, wide, tall, tall))
     # One flat index a pixel, the same for all channels of an image: [n, height * width]
     pixels = (rows[:, :, None] * padded.shape[-1] + columns[:, None]).flatten(1)
     return padded.flatten(2).gather(2, pixels[:, None].expand(-1, channels, -1)).view(images.shape)
@@ -281,6 +281,8 @@ SETS: dict[str, _Set] = {
 def _load(name: str, root: Path, size: int | None, download: bool) -> Images:
     known = SETS[name]
     size = size or known.size
+    if name == "imagenette" and _find_tree(name, root) is None:
+        _download(name, root, download)  # a tree, read below as one that was here: other ways would give other pixels
     if name == "fashion-mini":
         splits, classes, note = *_read_fashion_mini(), known.note
     elif tree := _find_tree(name, root):
@@ -343,10 +345,6 @@ def _read_original(name: str, root: Path, download: bool) -> tuple[tuple[Split, 
         if not folder.is_dir():
             _download(name, root, download)
         return _read_cifar(folder, name)
-    if name == "imagenette":
-        _download(name, root, download)
-        if tree := _find_tree(name, root):
-            return _read_tree(tree, SETS[name].size)
     raise _unavailable(name, root, "no folder with train/<class>/* and test/<class>/* (or val) in it")
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from . import __version__, baselines, data, saving
 from .channels import trace
-from .checkpoint import NAME, read_checkpoint, read_sealed, write_sealed
+from .checkpoint import NAME, PREVIOUS, read_checkpoint, read_sealed, write_sealed
 from .data import Images
 from .graph import ChannelGraph
 from .measure import MODES, accuracy, best_device, count_macs, count_params, latency
@@ -501,7 +501,8 @@ class _Experiment:
     def going_on(self, folder: Path) -> dict[str, Any]:
         """Arguments of a run that goes on from its checkpoint, where there is one."""
         folder.mkdir(parents=True, exist_ok=True)
-        return {"mode": self.mode, "checkpoint": folder, "resume": folder if (folder / NAME).is_file() else None, "progress": self.progress}
+        there = any((folder / name).is_file() for name in (NAME, PREVIOUS))  # killed between two renamings, a run has the second only
+        return {"mode": self.mode, "checkpoint": folder, "resume": folder if there else None, "progress": self.progress}
 
 
 def folder_name(settings: dict[str, Any]) -> str:

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from .measure import evaluating
+
 __all__ = ["Team", "team"]
 
 T = TypeVar("T")
@@ -48,8 +50,13 @@ class Team:
         """The first process's value: for what is measured, and may come out differently on each."""
         return value
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model as it is called in training, so that gradients are means over all processes."""
+    def wrap(self, model: nn.Module, example: Tensor | None = None) -> nn.Module:
+        """The model as it is called in training, so that gradients are means over all processes.
+
+        Args:
+            model: any network.
+            example: an input, shape [n, channels, height, width]; without it each parameter must get a gradient.
+        """
         return model
 
     def settle(self, model: nn.Module) -> None:
@@ -87,12 +94,13 @@ class _Many(Team):
         found: list[Any] = broadcast_object_list([value])
         return found[0]
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: nn.Module, example: Tensor | None = None) -> nn.Module:
         if self.wrapped is None or self.wrapped[0] is not model:
             twin = _twin(model)
             if self.accelerator.device.type == "cuda":  # PyTorch has it for GPUs only
                 twin = nn.SyncBatchNorm.convert_sync_batchnorm(twin)
-            self.wrapped = model, nn.parallel.DistributedDataParallel(twin, broadcast_buffers=False)
+            idle = self.agree(example is not None and _has_idle(model, example))  # only then, since looking for them costs time each step
+            self.wrapped = model, nn.parallel.DistributedDataParallel(twin, broadcast_buffers=False, find_unused_parameters=idle)
         return self.wrapped[1].train(model.training)
 
     def settle(self, model: nn.Module) -> None:
@@ -118,6 +126,14 @@ def team(device: torch.device) -> Team:
     1
     """
     return _Many(device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Team()
+
+
+def _has_idle(model: nn.Module, example: Tensor) -> bool:
+    """Whether there are parameters without a gradient, such as those of a layer that is never called: DDP would wait for it."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    with evaluating(model):  # which leaves running statistics as they are
+        gradients = torch.autograd.grad(model(example[:1]).sum(), trained, allow_unused=True)
+    return any(gradient is None for gradient in gradients)
 
 
 def _twin(model: nn.Module) -> nn.Module:

@@ -327,7 +327,7 @@ class _Training:
 
     def compute(self, x: Tensor, y: Tensor) -> Tensor:
         """Leaves a batch's gradients; returns its loss and its share of right answers, a tensor of two."""
-        logits = self.forward(self.team.wrap(self.model), x)
+        logits = self.forward(self.team.wrap(self.model, x), x)
         loss = self.weight * self.loss(logits, x, y)
         right = self.weight * (logits.detach().argmax(1) == y).float().mean()
         for leaf in self.leaves():

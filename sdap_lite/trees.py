@@ -14,6 +14,7 @@ import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,10 +24,14 @@ from torch import Tensor
 
 from .checkpoint import clear_leftovers, fingerprint, write_atomically
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 __all__ = ["read_tree"]
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
 LARGEST = 2**29  # bytes of pixels that are kept: a disk is not ours to fill
+DECODER = 2  # to be raised when the same files give other pixels or labels
 
 NAMES = ("train images", "train labels", "test images", "test labels")  # of what is kept
 
@@ -36,20 +41,24 @@ Pixels = tuple[Tensor, Tensor]  # uint8 of shape [n, 3, size, size]; int64 label
 def read_tree(tree: Path, size: int, *, keep: bool = True) -> tuple[tuple[Pixels, Pixels], tuple[str, ...]]:
     """The training and the test images of a tree ``{train,test|val}/<class>/*``, and its classes.
 
+    Hidden folders, such as a notebook's ``.ipynb_checkpoints``, are no classes.
+
     Args:
         tree: the folder.
         size: pixels a side; other images are cropped to their middle square and resized.
         keep: whether the decoded pixels are kept in the tree (and looked for there), if it can be written to.
 
     Raises:
-        ValueError: an image cannot be read, or a class has test images only.
+        ValueError: an image cannot be read, or its grey levels have no known range, or a class has no training image.
     """
     test = tree / "test" if (tree / "test").is_dir() else tree / "val"
-    classes = tuple(sorted(entry.name for entry in os.scandir(tree / "train") if entry.is_dir()))
-    strangers = {entry.name for entry in os.scandir(test) if entry.is_dir()} - set(classes)
-    if strangers:
-        raise ValueError(f"{test}: every class must also be in {tree / 'train'}, but {', '.join(sorted(strangers))} is not")
+    classes = _classes(tree / "train")
+    if strangers := sorted(set(_classes(test)) - set(classes)):
+        raise ValueError(f"{test}: every class must also be in {tree / 'train'}, but {', '.join(strangers)} is not")
     parts = [_files(folder, classes) for folder in (tree / "train", test)]
+    if empty := sorted(set(range(len(classes))) - set(parts[0][1].tolist())):
+        names = ", ".join(classes[label] for label in empty)
+        raise ValueError(f"{tree / 'train'}: every class must have at least one training image ({', '.join(ENDINGS)}), but {names} has none")
     count = sum(len(files) for files, _ in parts)
     if not keep or count * 3 * size * size > LARGEST:
         return (_decode(*parts[0], size), _decode(*parts[1], size)), classes
@@ -61,6 +70,10 @@ def read_tree(tree: Path, size: int, *, keep: bool = True) -> tuple[tuple[Pixels
             clear_leftovers(kept)
             write_atomically(kept, lambda file: _write_kept(file, found, state))
     return found, classes
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")))
 
 
 def _files(folder: Path, classes: tuple[str, ...]) -> tuple[list[os.DirEntry[str]], Tensor]:
@@ -93,7 +106,7 @@ def _read_image(path: str, size: int) -> np.ndarray:
 
     try:
         with Image.open(io.BytesIO(Path(path).read_bytes())) as opened:  # from memory: twice as fast
-            image = opened if opened.mode == "RGB" else opened.convert("RGB")
+            image = opened if opened.mode == "RGB" else _of_8_bits(opened).convert("RGB")
             if image.size != (size, size):
                 side = min(image.size)
                 left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -101,6 +114,17 @@ def _read_image(path: str, size: int) -> np.ndarray:
             return np.asarray(image)
     except Exception as error:  # a broken image can raise nearly anything
         raise ValueError(f"{path} must be an image, but cannot be read as one: {error}") from error
+
+
+def _of_8_bits(image: Image) -> Image:
+    """Sixteen bits a grey level become eight: the higher ones, as Pillow has it for colours. It would clip grey levels to 255."""
+    from PIL.Image import fromarray
+
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):  # which "I" are of 16 bits, too
+        return fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its grey levels must have 8 or 16 bits, but are of Pillow's mode {image.mode!r}, whose black and white are not known")
+    return image
 
 
 # ---------------------------------------------------------------------------------------------
@@ -111,7 +135,7 @@ def _state(tree: Path, parts: list[tuple[list[os.DirEntry[str]], Tensor]], size:
     """Names, lengths and times of all files: what makes them other images changes it. And the decoder's version."""
     import PIL
 
-    digest = hashlib.sha256(f"{PIL.__version__} {size}".encode())
+    digest = hashlib.sha256(f"{PIL.__version__} {DECODER} {size}".encode())
     for files, _ in parts:
         for file in files:
             about = file.stat()

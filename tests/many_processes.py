@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from nets import build, pictures
-from torch import nn
+from torch import Tensor, nn
 
 from sdap_lite import prune
 from sdap_lite.team import team
@@ -23,6 +23,7 @@ DIFFERENT: dict[str, dict[str, Any]] = {
     "labels, two cuts": {"variant": Variant(labels=True), "cuts": 2},
     "maps": {"variant": Variant(maps=3.0)},
     "soft": {"variant": Variant(soft=30.0), "rule": "adam", "cost_power": 0.0},
+    "idle": {},
 }
 
 
@@ -34,10 +35,27 @@ def without_batch_norm() -> nn.Module:
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, len(pictures().classes)))
 
 
+class Idle(nn.Module):
+    """A network with a layer that is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.idle = without_batch_norm(), nn.Linear(3, 3)
+        nn.init.ones_(self.idle.weight)
+        nn.init.ones_(self.idle.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+def network(name: str) -> nn.Module:
+    return build("resnet-pad") if name == "resnet" else Idle() if name == "idle" else without_batch_norm()
+
+
 def run(name: str, **arguments: Any) -> dict[str, Any]:
     """What one pruning gives, but for its seconds."""
     different = DIFFERENT.get(name, {})
-    result = prune(build("resnet-pad") if name == "resnet" else without_batch_norm(), pictures(), **SETTINGS, **different, **arguments)
+    result = prune(network(name), pictures(), **SETTINGS, **different, **arguments)
     history = [{key: value for key, value in record.items() if key != "seconds"} for record in result.history]
     return {"state": result.model.state_dict(), "kept": result.kept, "history": history, "test": result.test}
 

@@ -228,7 +228,7 @@ def write_tree(
         for label, name in enumerate(classes):
             (tree / part / name).mkdir(parents=True)
             for i in range(count):
-                pixels = np.zeros((*size, 3), np.uint8) + np.array([40 * i, 100 * label, 77], np.uint8)
+                pixels = np.zeros((*size, 3), np.uint8) + np.array([40 * i, 100 * label % 256, 77], np.uint8)
                 Image.fromarray(pixels).save(tree / part / name / f"{i}.{ending}")
                 written[part].append(pixels)
     return written

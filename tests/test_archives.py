@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from test_data import write_cifar10, write_cifar100, write_downsampled
 
@@ -104,6 +105,25 @@ def test_the_other_sets_are_downloaded_too(tmp_path: Path, monkeypatch: pytest.M
     with serving(content) as address:
         published(monkeypatch, address, content, name)
         assert len(load(name, tmp_path / "root").train) == (8 if name == "cifar100" else 1)
+
+
+def test_set_that_was_just_downloaded_has_the_pixels_of_later_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def install(name: str, root: Path) -> None:
+        for part in ("train", "val"):
+            (root / "imagenette2-160" / part / "n01440764").mkdir(parents=True)
+            pixels = np.random.default_rng(0).integers(0, 256, (160, 213, 3), np.uint8)
+            Image.fromarray(pixels).save(root / "imagenette2-160" / part / "n01440764/0.png")
+
+    monkeypatch.setattr(archives, "install", install)
+    first, later = (load("imagenette", tmp_path / "root", size=64) for _ in range(2))
+    assert torch.equal(first.train.images, later.train.images)
+    assert torch.equal(first.test.images, later.test.images)
+
+
+def test_archive_without_a_tree_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "install", lambda name, root: None)
+    with pytest.raises(DatasetUnavailable, match=r"imagenette is not in .*root: no folder with train/<class>/\* and test"):
+        load("imagenette", tmp_path / "root")
 
 
 @pytest.mark.parametrize("stop_at", [0, 1000, 150_000, -1])

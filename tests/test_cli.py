@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from nets import build, write_tree
+from nets import assert_same_bits, build, write_tree
 from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
@@ -71,7 +71,7 @@ def test_help_in_a_process_of_its_own(arguments: list[str]) -> None:
     [
         (
             "prune",
-            ["--net", "--data", "--rate", "--epochs", "--unit", "--out", "--pretrained", "--weights", "--root", "--lr", "--seed", "--checkpoint", "--resume"],
+            "--net --data --rate --epochs --unit --out --pretrained --weights --root --lr --seed --mode --checkpoint --resume".split(),
         ),
         ("evaluate", ["--saved", "--net", "--data", "--root", "--size"]),
         ("export", ["--saved", "--out", "--net", "--size", "--channels", "--classes"]),
@@ -140,7 +140,11 @@ def test_network_of_ones_own(tree: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.syspath_prepend(str(tmp_path))
     result = run("prune", "--net", "mynets:tiny", "--data", "folder", "--root", tree, "--size", 16, "--epochs", 1, "--out", tmp_path / "small")
     assert result.exit_code == 0, result.output
+    assert "note: no weights were named, so they are as mynets:tiny returns them\n" in result.output
     assert type(load(tmp_path / "small", models.ResNet(8, classes=2, width=4))) is models.ResNet
+    result = run("evaluate", "--net", "mynets:tiny", "--data", "folder", "--root", tree, "--size", 16)
+    assert result.exit_code == 0, result.output
+    assert "note: no weights were named, so they are as mynets:tiny returns them\n" in result.output
 
 
 def test_rate_in_latency(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +167,51 @@ def test_network_of_torchvision(tree: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
 
 
+@pytest.fixture
+def imagenette(tmp_path: Path) -> Path:
+    """A folder with an Imagenette of 30 + 20 images of one colour each."""
+    write_tree(tmp_path / "sets/imagenette2-160", test="val", classes=tuple("abcdefghij"))
+    return tmp_path / "sets"
+
+
+def test_shipped_weights_of_a_network_of_torchvision(imagenette: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = ["--net", "torchvision:mobilenet_v2", "--data", "imagenette", "--root", imagenette]
+    wanted = models.stock("mobilenet_v2", pretrained="imagenette").state_dict()
+    built: list[nn.Module] = []
+
+    def pruned(model: nn.Module, *_: object, **__: object) -> None:
+        built.append(model)
+        raise ValueError("this far")
+
+    monkeypatch.setattr("sdap_lite.__main__.run_prune", pruned)
+    said = refused("prune", *images, "--size", 64, "--out", tmp_path / "small")
+    assert "this far" in said
+    assert "note" not in said
+    assert_same_bits(built[0], wanted)
+    result = run("evaluate", *images, "--size", 32)
+    assert result.exit_code == 0, result.output
+    assert "note: the weights were trained on images of 64 pixels a side, and these have 32: --size 64 fits them\n" in result.output
+    assert re.search(r"torchvision:mobilenet_v2 on Imagenette: \d+\.\d\d% of 20 test images\n2,236,682 parameters", result.output)
+
+
+def test_network_runs_in_the_mode_that_is_asked_for(tree: Path, tmp_path: Path) -> None:
+    images = ["--data", "folder", "--root", tree, "--size", 16, "--epochs", 1, "--rate", 0.3, "--out", tmp_path / "small"]
+    result = run("prune", *images, "--mode", "fp32-channels-last", "--checkpoint", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert checkpoint.read_checkpoint(tmp_path / "run")["settings"]["mode"] == "fp32-channels-last"
+    assert "mode must be auto or one of fp32, fp32-channels-last, bf16-channels-last, got 'fp16'" in refused("prune", *images, "--mode", "fp16")
+
+
 # Mistakes
+
+
+def test_weights_that_there_are_not_are_refused(tree: Path) -> None:
+    none = "pretrained must be one of (none for this network) for resnet18, got"
+    assert f"{none} 'fashion-mini'" in refused("evaluate", "--net", "torchvision:resnet18", "--data", "fashion-mini")
+    images = ["--data", "folder", "--root", tree, "--size", 16]
+    assert f"{none} 'DEFAULT'" in refused("prune", "--net", "torchvision:resnet18", "--pretrained", "DEFAULT", *images)
+    said = refused("prune", "--net", "sdap_lite.models:resnet20", "--pretrained", "cifar10", *images)
+    assert "which has none for sdap_lite.models:resnet20, got 'cifar10': give --weights" in said
 
 
 def test_unknown_network_is_refused(tree: Path) -> None:
@@ -206,6 +254,17 @@ def test_broken_files_are_refused(tree: Path, tmp_path: Path, saved: Path) -> No
     assert not (tmp_path / "x.onnx").exists()
 
 
+def test_network_that_cannot_be_written_is_refused_before_any_training(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose state holds the same tensors under two names."""
+    tied = "def tied():\n    net = models.ResNet(8, classes=2, width=4)\n    net.again = net.fc\n    return net\n"
+    (tmp_path / "tiednets.py").write_text(f"from sdap_lite import models\n{tied}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("sdap_lite.__main__.run_prune", None)
+    said = refused("prune", "--net", "tiednets:tied", "--data", "folder", "--root", tree, "--size", 16, "--out", tmp_path / "small")
+    assert re.search("a network must be one that can be written as .*small, but: .*share memory", said)
+    assert not [path.name for path in tmp_path.iterdir() if "small" in path.name or path.name.startswith(".")]
+
+
 # What stops a run
 
 
@@ -226,6 +285,27 @@ def test_ctrl_c_says_how_to_go_on(tree: Path, tmp_path: Path, monkeypatch: pytes
     assert "goes on from it" in result.output
     assert run("prune", *images, "--resume", tmp_path / "run").exit_code == 0
     assert (tmp_path / "small.safetensors").is_file()
+
+
+def test_result_that_cannot_be_written_is_in_the_checkpoint(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = ["--data", "folder", "--root", tree, "--size", 16, "--epochs", 1, "--rate", 0.3, "--out", tmp_path / "small"]
+    whole = models.resnet20(classes=2)
+
+    def save_dense(model: nn.Module, path: Path) -> None:
+        if count_params(model) != count_params(whole):
+            raise RuntimeError("no")
+        save(model, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, "save", save_dense)
+        said = refused("prune", *images, "--checkpoint", tmp_path / "run")
+        assert re.search(r"removed, 30.00% of params asked for.*cannot be written as .*small: no; it is in the checkpoint, and --resume .*run writes it", said)
+        assert "cannot be written as" in (lost := refused("prune", *images))
+        assert "no; it is lost, since --checkpoint named no folder" in lost
+    assert not (tmp_path / "small.safetensors").exists()
+    result = run("prune", *images, "--resume", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert count_params(load(tmp_path / "small", whole)) < count_params(whole)
 
 
 def test_errors_while_a_run_goes_on_are_sentences(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

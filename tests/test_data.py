@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from nets import pictures, write_tree
@@ -291,6 +292,10 @@ def test_damaged_batches_are_refused(tmp_path: Path) -> None:
 def test_empty_tree_is_refused(tmp_path: Path) -> None:
     for part in ("train/cat", "test/cat"):
         (tmp_path / part).mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"train: every class must have at least one training image \(\.jpg, .*\), but cat has none"):
+        load("folder", tmp_path)
+    (tmp_path / "train/cat").rmdir()
+    (tmp_path / "test/cat").rmdir()
     with pytest.raises(ValueError, match=r"folder in .*: there must be at least one training image, found none"):
         load("folder", tmp_path)
 
@@ -385,6 +390,27 @@ def test_augmented_image_is_a_shifted_crop(seed: int, flip: bool, side: int, cha
             canvas[:, pad : pad + side, pad : pad + side] = before.flip(2) if mirrored else before
             candidates += [canvas[:, r : r + side, c : c + side] for r in range(2 * pad + 1) for c in range(2 * pad + 1)]
         assert any(torch.equal(after, crop) for crop in candidates)
+
+
+@pytest.mark.parametrize("shape", [(16, 64), (64, 16)])
+def test_augmented_image_moves_by_an_eighth_of_each_side(shape: tuple[int, int]) -> None:
+    images = torch.zeros(4000, 1, *shape, dtype=torch.uint8)
+    images[:, :, shape[0] // 2, shape[1] // 2] = 255
+    places = augment(images, torch.Generator().manual_seed(0), flip=False).flatten(1).argmax(1)
+    for side, found in zip(shape, (places // shape[1], places % shape[1]), strict=True):
+        assert found.unique().tolist() == list(range(side // 2 - side // 8, side // 2 + side // 8 + 1))
+
+
+@pytest.mark.parametrize("n", [1, 7, 128])
+def test_augmentation_draws_what_recorded_runs_drew(n: int) -> None:
+    """Of square images: both shifts in one call, then the mirroring."""
+    images = torch.randint(0, 256, (n, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    generator, drawn = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    (down, right), mirrored = torch.randint(0, 5, (2, n), generator=drawn).tolist(), torch.randint(0, 2, (n,), generator=drawn).tolist()
+    for image, found, y, x, flip in zip(images, augment(images, generator), down, right, mirrored, strict=True):
+        crop = F.pad(image, (2, 2, 2, 2))[:, y : y + 16, x : x + 16]
+        assert torch.equal(found, crop.flip(2) if flip else crop)
+    assert torch.equal(generator.get_state(), drawn.get_state())
 
 
 def test_augmentation_is_the_generators() -> None:

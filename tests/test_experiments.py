@@ -311,6 +311,17 @@ def test_killed_experiment_goes_on_where_it_was(tmp_path: Path, watch: Watch, la
     assert steady(killed["dense"]["tiny"]) == steady(whole["dense"]["tiny"])
 
 
+def test_run_killed_between_two_renamings_goes_on_from_the_checkpoint_before(tmp_path: Path, watch: Watch) -> None:
+    watch.limit = 3
+    with pytest.raises(Killed):
+        record(tmp_path, arms=("random",))
+    for path in list((tmp_path / "work").glob("*/checkpoint.pt")):
+        path.rename(path.with_name("checkpoint-previous.pt"))
+    watch.limit = None
+    record(tmp_path, arms=("random",))
+    assert watch.epochs == ["train"] * 2 + ["prune"] * 2, "none is trained twice"
+
+
 def test_finished_rows_are_not_run_again(tmp_path: Path, watch: Watch) -> None:
     first = record(tmp_path)
     text, done = (tmp_path / "out/tiny.json").read_text(), len(watch.epochs)

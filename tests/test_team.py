@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 from many_processes import DIFFERENT, SETTINGS, run
-from nets import build, pictures
+from nets import assert_same_bits, build, fingerprint, pictures
 from PIL import Image
 from torch import nn
 
 from sdap_lite import Gates, _torchvision, count_params, load, models, prune, trace
-from sdap_lite.team import Team, _Many, _twin, team
+from sdap_lite.team import Team, _has_idle, _Many, _twin, team
 
 Found = list[dict[str, dict[str, Any]]]
 
@@ -119,6 +119,22 @@ def test_twin_has_the_same_tensors_and_gates_in_modules_of_its_own() -> None:
         plain(torch.randn(4, 3, 16, 16)).square().sum().backward()
         assert all(float(g.abs().sum()) > 0 for g in gates.gradient.values())
         assert all(p.grad is not None for p in model.parameters())
+
+
+def test_layer_that_is_never_called_is_found() -> None:
+    model, x = build("resnet-pad").train(), torch.randn(4, 3, 16, 16)
+    with Gates(trace(model, torch.zeros(1, 3, 16, 16))).attach(model):
+        before = fingerprint(model)
+        assert not _has_idle(model, x)
+        model.idle = nn.Linear(3, 3)
+        assert _has_idle(model, x)
+        for p in model.idle.parameters():
+            p.requires_grad_(False)
+        assert not _has_idle(model, x), "what is frozen gets no gradient anyway"
+        del model.idle
+        assert_same_bits(model, before)
+        assert model.training
+        assert all(p.grad is None for p in model.parameters())
 
 
 def test_several_processes_need_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,46 @@ def test_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
             load("folder", tmp_path, size=32)
 
 
+@pytest.mark.parametrize("ending", ["png", "ppm"])
+def test_grey_levels_of_16_bits_keep_the_higher_8(tmp_path: Path, ending: str) -> None:
+    levels = np.array([[0, 255, 256, 511], [512, 32767, 32768, 65535]], np.uint16).repeat(2, 0)
+    for part in ("train", "test"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        Image.fromarray(levels).save(tmp_path / part / f"a/0.{ending}")
+    found = load("folder", tmp_path, size=4).train.images[0]
+    assert found[0, ::2].tolist() == [[0, 0, 1, 1], [2, 127, 128, 255]]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(np.int32, "I"), (np.float32, "F")])
+def test_grey_levels_without_a_known_range_are_refused(tmp_path: Path, kind: type[np.generic], mode: str) -> None:
+    write_tree(tmp_path)
+    Image.fromarray(np.full((8, 8), 7, kind)).save(tmp_path / "train/cat/1.png", "TIFF")  # what a file is, its content says
+    with pytest.raises(ValueError, match=rf"train.cat.1.png must be an image, .*: its grey levels must have 8 or 16 bits, but are of Pillow's mode '{mode}'"):
+        load("folder", tmp_path)
+
+
+def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
+    write_tree(tmp_path)
+    for part in ("train", "test"):
+        (tmp_path / part / ".ipynb_checkpoints").mkdir()
+    images = load("folder", tmp_path, size=8)
+    assert images.classes == ("cat", "dog")
+    assert images.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("content", [(), ("scan.tif", "notes.txt")])
+def test_class_without_training_images_is_refused(tmp_path: Path, content: tuple[str, ...]) -> None:
+    write_tree(tmp_path)
+    for part in ("train", "test"):
+        (tmp_path / part / "bear").mkdir()
+        for name in content:
+            (tmp_path / part / "bear" / name).touch()
+    with pytest.raises(ValueError, match=r"train: every class must have at least one training image \(\.jpg, .*\), but bear has none"):
+        load("folder", tmp_path)
+
+
 def test_class_of_test_images_only_is_refused(tmp_path: Path) -> None:
     write_tree(tmp_path)
     (tmp_path / "test/wolf").mkdir()
@@ -92,6 +132,15 @@ def test_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert same(train, train_again)
     assert same(test, test_again)
     assert classes == classes_again == ("cat", "dog")
+
+
+def test_what_another_decoder_kept_is_decoded_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tree(tmp_path)
+    with monkeypatch.context() as before:
+        before.setattr(trees, "DECODER", trees.DECODER - 1)
+        before.setattr(trees, "_read_image", lambda path, size: np.zeros((size, size, 3), np.uint8))
+        assert not read_tree(tmp_path, 8)[0][0][0].any()
+    assert read_tree(tmp_path, 8)[0][0][0].any()
 
 
 def test_each_size_is_kept_for_itself(tmp_path: Path) -> None:
