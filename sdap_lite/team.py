@@ -132,7 +132,7 @@ def _has_idle(model: nn.Module, example: Tensor) -> bool:
     """Whether there are parameters without a gradient, such as those of a layer that is never called: DDP would wait for it."""
     trained = [p for p in model.parameters() if p.requires_grad]
     with evaluating(model):  # which leaves running statistics as they are
-        gradients = torch.autograd.grad(model(example[:1]).sum(), trained, allow_unused=True)
+        gradients = torch.autograd.grad(model(example[:1].clone()).sum(), trained, allow_unused=True)
     return any(gradient is None for gradient in gradients)
 
 

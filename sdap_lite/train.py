@@ -43,7 +43,7 @@ from .variants import COMPARISONS, Variant, attention_loss, floored, noisy, reca
 __all__ = ["Result", "learning_rate", "prune", "train"]
 
 CLOSE_EVERY = 5  # steps between two looks at which gates are open
-ALPHA = 0.5  # as good as 0.9 on one network, better on two: chapters 10 and 11
+ALPHA = 0.5  # as good as 0.9 on two networks, better on a third: chapters 10 and 11
 HOLD = 1.0  # chosen on validation images of two networks: chapter 11
 CRISPEST = 10.0  # what a soft gate's score is multiplied by at the ramp's end, from 1 on
 
