@@ -25,7 +25,7 @@ from torch import Tensor, fx, nn
 
 from .copies import empty_tables
 from .graph import ChannelGraph, Group, Kept, Layer
-from .labeller import LAYERS, OWN_CODE, Findings, Labeller
+from .labeller import LAYERS, Findings, Labeller
 from .labels import FIXED, connect
 from .writing import Writer
 
@@ -153,14 +153,15 @@ def _graph(found: Findings, shape: tuple[int, ...], params: int) -> ChannelGraph
 
 
 def _own_code(found: Findings) -> list[Kept]:
-    """Layers whose tensors the user's code reads, too: a cut would change what it computes."""
+    """Layers whose tensors have other uses, too, such as in the user's code: a cut would change what that computes."""
     notes = []
-    for name in sorted(found.touched):
-        owner = name.rpartition(".")[0]
-        if owner in found.layers:
-            layer = found.layers[owner]
-            found.parameters.pop(name, None)
-            notes.append(Kept(torch.unique(torch.cat([layer.inputs, layer.outputs])), "get_attr", owner, OWN_CODE))
+    for name, (key, operation, reason) in sorted(found.touched.items()):
+        user = name.rpartition(".")[0]
+        for owner in {user: None, **dict.fromkeys(found.owners.get(key, []))}:
+            if owner in found.layers:
+                layer, parameter = found.layers[owner], found.parameters.pop(name, None)
+                lines = [layer.inputs, layer.outputs, *([parameter.outputs] if parameter else [])]
+                notes.append(Kept(torch.unique(torch.cat(lines)), operation, user or owner, reason))
     return notes
 
 

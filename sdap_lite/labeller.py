@@ -33,6 +33,7 @@ COUNTS = "it counts channels by a number written in the code"
 NUMBER = "it computes with the number of channels"
 TRAINING = "it runs in training only, and cannot run on this example"
 OWN_CODE = "its weight is used by code of its own"
+OTHER_USE = "it uses the weight of a layer in another way"
 UNOWNED = "its weight is no layer's own"
 COMPUTED = "its weight is computed from other tensors"
 OTHERWISE = "it computes otherwise than its base class"
@@ -49,8 +50,8 @@ class Findings:
     layers: dict[str, Layer] = field(default_factory=dict)
     notes: list[Kept] = field(default_factory=list)
     parameters: dict[str, Layer] = field(default_factory=dict)  # parameters and buffers with a value a channel, used by the user's code
-    touched: set[str] = field(default_factory=set)  # all parameters and buffers that code reads
-    weights: dict[int, str] = field(default_factory=dict)  # whose weight a tensor is
+    owners: dict[int, list[str]] = field(default_factory=dict)  # by a tensor's id: the layers that are cut along it
+    touched: dict[str, tuple[int, str, str]] = field(default_factory=dict)  # parameters and buffers of other uses: id, operation, reason
     fixed: list[Tensor] = field(default_factory=list)  # labels that stay
     other_macs: int = 0  # of layers that are not understood
 
@@ -77,15 +78,26 @@ class Labeller(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         self.node, self.replay.env = n, self.env
         if self.counting:
-            return self.told(n, super().run_node(n))
+            return self.told(n, self.noted(n))
         inputs = [self.env[m] for m in n.all_input_nodes]
         try:
             if not any(x is ABSENT for x in inputs):
-                return self.told(n, super().run_node(n))
+                return self.told(n, self.noted(n))
         except RuntimeError:
             pass  # a head that exists in training only, and needs a larger example
         self.keep([x.labels for x in _labelled(inputs)], TRAINING)
         return ABSENT
+
+    def noted(self, n: fx.Node) -> Any:
+        """Runs a node. A module that is no layer by it uses its tensors in another way, whosever else they are."""
+        name = str(n.target) if n.op == "call_module" else self.layer_of(n)
+        before = self.found.layers.get(name or "")
+        value = super().run_node(n)
+        if name is not None and self.found.layers.get(name) is before:
+            module = self.module.get_submodule(name)
+            for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+                self.found.touched.setdefault(f"{name}.{key}", (id(tensor), type(module).__name__, OTHER_USE))
+        return value
 
     def told(self, n: fx.Node, value: Any) -> Any:
         """What the code did with a number that it was told is fixed, so the number must be."""
@@ -139,7 +151,7 @@ class Labeller(fx.Interpreter):
         uses = [self.layer_of(user) == owner or _asks_kernel(user, value) for user in self.node.users]
         if all(uses) and any(self.layer_of(user) == owner for user in self.node.users):
             return value
-        self.found.touched.add(name)
+        self.found.touched[name] = (id(value), "get_attr", OWN_CODE)
         axes = [a for a, size in enumerate(value.shape) if size > 1] if isinstance(value, Tensor) else []
         if len(axes) != 1 or name not in self.found.names:
             return value
@@ -339,20 +351,8 @@ class Labeller(fx.Interpreter):
             layer = replace(layer, outputs=self.found.ties.fresh(value.shape[axis]))
         else:
             layer = replace(layer, outputs=self.found.layers[name].outputs)
-        self.add(self.share(layer, module))
+        self.add(layer)
         return Labelled(value, spread(self.found.layers[name].outputs, value.shape, axis))
-
-    def share(self, layer: Layer, module: Any) -> Layer:
-        """Two layers with one weight keep the same channels; its parameters are counted once."""
-        first = self.found.layers.get(self.found.weights.setdefault(id(module.weight), layer.name))
-        if first is None or first.name == layer.name:
-            return layer
-        if (first.kind, len(first.inputs), len(first.outputs)) == (layer.kind, len(layer.inputs), len(layer.outputs)):
-            self.tie(first.inputs, layer.inputs)
-            self.tie(first.outputs, layer.outputs)
-        else:
-            self.keep([first.inputs, first.outputs, layer.inputs, layer.outputs], f"it shares its weight with {first.name}, a layer of another kind")
-        return replace(layer, pair_params=0, out_params=layer.out_params if layer.kind != "depthwise" else int(module.bias is not None))
 
     def norm(self, name: str, module: Any, x: Labelled, value: Tensor) -> Any:
         """A norm of each channel on its own, or an activation with a parameter a channel."""
@@ -414,12 +414,37 @@ class Labeller(fx.Interpreter):
                 self.tie(rows, rows[:1])
         old = self.found.layers.get(layer.name)
         if old is None:
-            self.found.layers[layer.name] = layer
+            self.found.layers[layer.name] = self.share(layer)
             return
         self.tie(old.inputs, layer.inputs)
         if layer.kind in ("depthwise", "norm"):
             self.tie(old.outputs, layer.outputs)
         self.found.layers[layer.name] = replace(old, pair_macs=old.pair_macs + layer.pair_macs, out_macs=old.out_macs + layer.out_macs)
+
+    def share(self, layer: Layer) -> Layer:
+        """Layers that share a tensor keep the same channels of it; its parameters are counted once."""
+        module = self.module.get_submodule(layer.name)
+        own = [getattr(module, key, None) for key in ("weight", "bias", "running_mean", "running_var")]
+        for key, tensor in {id(tensor): tensor for tensor in own if isinstance(tensor, Tensor)}.items():
+            names = self.found.owners.setdefault(key, [])
+            if names:
+                layer = self.follow(layer, self.found.layers[names[0]], tensor)
+            names.append(layer.name)
+        return layer
+
+    def follow(self, layer: Layer, first: Layer, tensor: Tensor) -> Layer:
+        """A layer whose tensor is the first one's: what is left of it to count."""
+        matrix = tensor.ndim > 1
+        if matrix and (first.kind, len(first.inputs), len(first.outputs)) != (layer.kind, len(layer.inputs), len(layer.outputs)):
+            self.keep([first.inputs, first.outputs, layer.inputs, layer.outputs], f"it shares its weight with {first.name}, a layer of another kind")
+        else:
+            self.tie(first.outputs, layer.outputs)
+            if matrix:
+                self.tie(first.inputs, layer.inputs)
+        if matrix and layer.mixes:
+            return replace(layer, pair_params=0)
+        counted = tensor.numel() // len(layer.outputs) if isinstance(tensor, nn.Parameter) else 0
+        return replace(layer, out_params=layer.out_params - counted)
 
     def per_channel(self, x: Labelled, value: Any) -> Any:
         """Pooling (with or without its places) and resizing: each channel's image on its own."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import EXAMPLE, Flattened, Grouped, Shared, SqueezeExcitation, assert_same_bits, build, fingerprint, hooked, some_kept
+from nets import EXAMPLE, Flattened, Grouped, Shared, SqueezeExcitation, assert_same_bits, build, fingerprint, hooked, randomize, some_kept
 from torch import Tensor, nn
 
 from sdap_lite import ChannelGraph, TraceError, cost, count_macs, count_params, models, remove_channels, threshold, trace
@@ -592,6 +592,107 @@ def test_two_layers_with_one_weight_keep_the_same_channels() -> None:
     small = remove_channels(net, graph, kept)
     assert small.a.weight is small.b.weight
     assert cost(graph, kept) == sum(p.numel() for p in small.parameters())
+
+
+class Trio(nn.Module):
+    """Three convolutions, and what comes after each of them."""
+
+    def __init__(self, after: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(inputs, 8, 3, padding=1) for inputs in (3, 8, 8))
+        self.norms = nn.ModuleList(after() for _ in range(3))
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for c, n in zip(self.convs, self.norms, strict=True):
+            x = F.silu(n(c(x)))
+        return self.fc(x.mean((2, 3)))
+
+
+def norm_with_numbers() -> nn.Module:
+    return randomize(nn.BatchNorm2d(8))
+
+
+SHARING: dict[str, tuple[Callable[[], nn.Module], dict[str, str], int]] = {  # what comes after, which tensors are others', how many channels the group has
+    "a norm's weight": (norm_with_numbers, {"norms.2.weight": "norms.0.weight"}, 8),
+    "a norm's weight and bias": (norm_with_numbers, {"norms.2.weight": "norms.0.weight", "norms.2.bias": "norms.0.bias"}, 8),
+    "a norm's weight that is its bias": (norm_with_numbers, {"norms.0.bias": "norms.0.weight", "norms.2.bias": "norms.0.weight"}, 8),
+    "a norm's statistics": (norm_with_numbers, {"norms.2.running_mean": "norms.0.running_mean"}, 8),
+    "a group norm's weight": (lambda: nn.GroupNorm(2, 8), {"norms.2.weight": "norms.0.weight", "norms.2.bias": "norms.0.bias"}, 2),
+    "an activation's slopes": (lambda: nn.PReLU(8), {"norms.2.weight": "norms.0.weight"}, 8),
+    "a convolution's bias": (nn.Identity, {"convs.2.bias": "convs.0.bias"}, 8),
+    "a norm's weight that is a convolution's bias": (norm_with_numbers, {"norms.2.weight": "convs.0.bias"}, 8),
+    "a depthwise convolution": (lambda: nn.Conv2d(8, 8, 3, groups=8), {"norms.2.weight": "norms.0.weight", "norms.2.bias": "norms.0.bias"}, 8),
+}
+
+
+@pytest.mark.parametrize("case", list(SHARING))
+def test_layers_that_share_a_tensor_keep_the_same_channels(case: str) -> None:
+    after, same, count = SHARING[case]
+    net = Trio(after).double().eval()
+    for name, source in same.items():
+        owner, _, key = name.rpartition(".")
+        module, _, attribute = source.rpartition(".")
+        setattr(net.get_submodule(owner), key, getattr(net.get_submodule(module), attribute))
+    graph = trace(net, EXAMPLE)
+    assert groups(graph)["convs.0"] == (count, ("convs.0", "convs.2"))
+    assert {note.reason for note in graph.kept} == {"the network's output"}
+    assert cost(graph) == count_params(net)
+    x = torch.randn(2, *EXAMPLE.shape[1:], dtype=torch.float64)
+    for seed in range(3):
+        kept = some_kept(graph, seed)
+        small = remove_channels(net, graph, kept)
+        assert cost(graph, kept) == count_params(small)
+        with hooked(net, graph, graph.join(kept, True)), torch.no_grad():
+            torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
+    kept = threshold(graph, graph.split(torch.rand(len(graph))), 0.5)
+    assert cost(graph, kept) == count_params(remove_channels(net, graph, kept)) <= 0.5 * count_params(net)
+
+
+def test_layer_whose_tensor_has_another_use_stays() -> None:
+    """All but the second layer: code multiplies the third by the first's parameter, and a norm over all channels has the fourth's."""
+
+    class Uses(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convs = nn.ModuleList(nn.Conv2d(inputs, 8, 1) for inputs in (3, 8, 8, 8, 8))
+            self.first, self.fourth, self.all = nn.BatchNorm2d(8), nn.BatchNorm2d(8), nn.GroupNorm(1, 8)
+            self.all.weight = self.fourth.weight
+            self.fc = nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.convs[1](F.relu(self.first(self.convs[0](x))))
+            x = self.convs[2](F.relu(x)) * self.first.weight.view(-1, 1, 1)
+            x = self.fourth(self.convs[3](F.relu(x)))
+            return self.fc(self.all(self.convs[4](F.relu(x))).mean((2, 3)))
+
+    net = Uses().double().eval()
+    graph = trace(net, EXAMPLE)
+    assert list(graph.prunable) == ["convs.1"]
+    assert {(note.operation, note.module, note.reason) for note in graph.kept} == {
+        ("get_attr", "first", "its weight is used by code of its own"),
+        ("GroupNorm", "all", "it normalizes over all channels"),
+        ("GroupNorm", "all", "it uses the weight of a layer in another way"),
+        ("output", "", "the network's output"),
+    }
+    assert cost(graph) == count_params(net)
+    remove_channels(net, graph, some_kept(graph, 0))
+
+
+def test_layer_that_is_also_called_where_channels_are_mixed_stays() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.fc = nn.Conv2d(3, 16, 1), nn.Linear(16, 16), nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.b(self.a(x))  # over positions
+            return self.fc(self.b(x.mean((2, 3))))  # over channels
+
+    net = Twice().double().eval()
+    graph = trace(net, EXAMPLE)
+    assert not graph.prunable
+    assert [str(note) for note in graph.kept][1:] == ["32 channels kept by Linear at b: it uses the weight of a layer in another way"]
 
 
 def test_code_that_asks_for_the_number_of_channels_keeps_them() -> None:
