@@ -22,6 +22,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from .copies import empty_tables
 from .graph import ChannelGraph, Group, Kept, Layer
@@ -114,6 +115,19 @@ def _label(body: nn.Module, example: Tensor, found: Findings) -> None:
     with torch.no_grad():
         for i, (graph, asked) in enumerate(graphs):
             Labeller(body, graph, found, len(example), asked, counting=i == 0).run(example)
+        if found.unclear:
+            network = fx.Interpreter(body, graph=graphs[0][0])
+            try:
+                found.macs = _count_macs(network, example[:1])
+            except Exception:  # code for more than one example: squeeze() takes the axis of a single one away, too
+                found.macs = _count_macs(network, example) // len(example)
+
+
+def _count_macs(network: fx.Interpreter, example: Tensor) -> int:
+    """As :func:`sdap_lite.count_macs` does: in whatever operation."""
+    with FlopCounterMode(display=False) as counter:
+        network.run(example)
+    return int(counter.get_total_flops()) // 2
 
 
 def _wiring(graph: fx.Graph) -> list[str]:
@@ -141,6 +155,7 @@ def _graph(found: Findings, shape: tuple[int, ...], params: int) -> ChannelGraph
     number = number[channel_of]
     own = {n: y for n, y in found.parameters.items() if bool((number[y.outputs] < len(order)).any())}
     layers = {n: replace(y, inputs=number[y.inputs], outputs=number[y.outputs]) for n, y in {**found.layers, **own}.items()}
+    over_positions = tuple(replace(y, inputs=number[y.inputs], outputs=number[y.outputs]) for y in found.over_positions)
     removable = torch.cat([~fixed[order], torch.tensor([False])])
     kept: dict[tuple[object, ...], Kept] = {}
     for note in notes:
@@ -148,8 +163,11 @@ def _graph(found: Findings, shape: tuple[int, ...], params: int) -> ChannelGraph
         channels = channels[channels != len(order)]
         if len(channels) or note.reason in LAYERS:  # one that train mode repeats is told once
             kept.setdefault((note.operation, note.module, note.reason, tuple(channels.tolist())), replace(note, channels=channels))
-    other = params - round(sum(y.pair_params * len(y.inputs) * len(y.outputs) + y.out_params * len(y.outputs) for y in layers.values()))
-    return ChannelGraph(layers, _groups(layers, group_of[order]), removable, tuple(kept.values()), shape, other, found.other_macs)
+    other_params = params - round(sum(y.pair_params * len(y.inputs) * len(y.outputs) + y.out_params * len(y.outputs) for y in layers.values()))
+    macs = round(sum(y.pair_macs * len(y.inputs) * len(y.outputs) + y.out_macs * len(y.outputs) for y in [*layers.values(), *over_positions]))
+    other_macs = 0 if found.macs is None else found.macs - macs
+    groups = _groups(layers, group_of[order])
+    return ChannelGraph(layers, groups, removable, tuple(kept.values()), shape, other_params, other_macs, over_positions)
 
 
 def _own_code(found: Findings) -> list[Kept]:

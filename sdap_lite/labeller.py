@@ -53,7 +53,9 @@ class Findings:
     owners: dict[int, list[str]] = field(default_factory=dict)  # by a tensor's id: the layers that are cut along it
     touched: dict[str, tuple[int, str, str]] = field(default_factory=dict)  # parameters and buffers of other uses: id, operation, reason
     fixed: list[Tensor] = field(default_factory=list)  # labels that stay
-    other_macs: int = 0  # of layers that are not understood
+    over_positions: list[Layer] = field(default_factory=list)  # linear layers that mix no channels
+    unclear: bool = False  # whether other operations than layers may have MACs
+    macs: int | None = None  # if so: of the whole network, one example
 
 
 class Labeller(fx.Interpreter):
@@ -228,6 +230,7 @@ class Labeller(fx.Interpreter):
         if (creating or not moving) and self.replay.varies((self.node.args, self.node.kwargs)):
             self.keep([x.labels for x in self.replay.sources((self.node.args, self.node.kwargs))], NUMBER)
         if creating:
+            self.found.unclear |= self.counting
             return value
         if elementwise and isinstance(value, Tensor):
             return self.elementwise((*args, *kwargs.values()), value)
@@ -281,9 +284,7 @@ class Labeller(fx.Interpreter):
         """A layer that is computed by code: of a module that has the weight, or of nobody's."""
         owner = self.layer_of(self.node)
         if owner is None or len(inputs) != 1:
-            named = dict(zip(ops.WEIGHTED[self.node.target], tree[0], strict=False)) | tree[1]
-            work = 0 if self.node.target is F.group_norm else value.numel() * _unwrap(named["weight"], "value")[0].numel()
-            return self.opaque(tree, value, work, UNOWNED)
+            return self.unknown(tree, value, UNOWNED)
         module = self.module.get_submodule(owner)
         if isinstance(module, nn.GroupNorm):
             return self.group_norm(owner, module, inputs[0], value)
@@ -293,15 +294,15 @@ class Labeller(fx.Interpreter):
         """The module whose layer a node computes, with the module's own weight, bias and groups."""
         if node.op != "call_function" or node.target not in ops.WEIGHTED:
             return None
-        named = dict(zip(ops.WEIGHTED[node.target], node.args, strict=False)) | node.kwargs
+        kind, names = ops.WEIGHTED[node.target]
+        named = dict(zip(names, node.args, strict=False)) | node.kwargs
         weight, bias = named.get("weight"), named.get("bias")
         if not isinstance(weight, fx.Node) or weight.op != "get_attr" or not str(weight.target).endswith(".weight"):
             return None
         owner = str(weight.target).rpartition(".")[0]
         module: Any = self.module.get_submodule(owner)
         own_bias = bias.target if isinstance(bias, fx.Node) and bias.op == "get_attr" else bias
-        kinds = nn.GroupNorm if node.target is F.group_norm else (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-        if not isinstance(module, kinds) or own_bias != (None if module.bias is None else f"{owner}.bias"):
+        if not isinstance(module, kind) or own_bias != (None if module.bias is None else f"{owner}.bias"):
             return None
         alike = all(named.get(key, 1) == getattr(module, key, 1) for key in ("groups", "num_groups"))
         return owner if alike else None
@@ -310,12 +311,8 @@ class Labeller(fx.Interpreter):
 
     def unknown(self, tree: Any, value: Any, reason: str = UNKNOWN) -> Any:
         self.keep([x.labels for x in _labelled(tree)], reason)
+        self.found.unclear |= self.counting
         return mapped(value, lambda leaf: _constant(leaf) if isinstance(leaf, Tensor) else leaf)
-
-    def opaque(self, tree: Any, value: Tensor, work: int, reason: str) -> Any:
-        """A layer that is not understood: none of its channels goes, and its MACs are counted all the same."""
-        self.found.other_macs += work // self.batch if self.counting else 0
-        return self.unknown(tree, value, reason)
 
     def stay(self, x: Labelled, value: Any, reason: str) -> Any:
         """Channels keep their places, but none may go."""
@@ -335,15 +332,14 @@ class Labeller(fx.Interpreter):
         axis = value.ndim - 1 if isinstance(module, nn.Linear) else value.ndim - len(module.kernel_size) - 1
         one = compact(x.labels).shape[-1] == 1 < x.labels.shape[-1] and bool((x.labels != FIXED).any())
         if isinstance(module, nn.Linear) and one and x.labels.ndim > 2:  # with two axes it is a single channel, flattened
-            return Labelled(value, x.labels[..., :1].expand(value.shape))  # over positions: each channel on its own
+            return self.over_positions(name, module, x, value)
         line = self.line(x, axis)
-        work = (x.value if getattr(module, "transposed", False) else value).numel() * module.weight[0].numel()
         if line is None:
-            return self.opaque(x, value, work, MIXED)
+            return self.unknown(x, value, MIXED)
         if not own_code and type(module).forward not in ops.FORWARDS:
-            return self.opaque(x, value, work, OTHERWISE)
+            return self.unknown(x, value, OTHERWISE)
         if "weight" not in module._parameters:
-            return self.opaque(x, value, work, COMPUTED)
+            return self.unknown(x, value, COMPUTED)
         layer = _measure_layer(name, module, line, value, x.value, axis, self.batch)
         if layer.kind == "depthwise":
             layer = replace(layer, outputs=line.repeat_interleave(value.shape[axis] // len(line)))
@@ -353,6 +349,14 @@ class Labeller(fx.Interpreter):
             layer = replace(layer, outputs=self.found.layers[name].outputs)
         self.add(layer)
         return Labelled(value, spread(self.found.layers[name].outputs, value.shape, axis))
+
+    def over_positions(self, name: str, module: nn.Linear, x: Labelled, value: Tensor) -> Labelled:
+        """A linear layer over an axis that is not the channels': each channel on its own, and nothing of it is cut."""
+        line = compact(condense(x.labels[..., 0])).flatten()
+        if self.counting:
+            work = value.numel() * module.in_features / (self.batch * len(line))
+            self.found.over_positions.append(Layer(name, "positions", line, line, out_macs=work))
+        return Labelled(value, x.labels[..., :1].expand(value.shape))
 
     def norm(self, name: str, module: Any, x: Labelled, value: Tensor) -> Any:
         """A norm of each channel on its own, or an activation with a parameter a channel."""

@@ -50,7 +50,7 @@ def count_params(model: nn.Module) -> int:
 
 
 def count_macs(model: nn.Module, example: Tensor) -> int:
-    """Multiply-accumulate operations of the convolutions and linear layers (1 MAC = 2 FLOPs).
+    """Multiply-accumulate operations of the convolutions and of all products of matrices: linear layers, attention (1 MAC = 2 FLOPs).
 
     Args:
         model: any network.
