@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -205,6 +205,8 @@ class Labeller(fx.Interpreter):
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         if isinstance(target, type) and issubclass(target, tuple):  # a named tuple of outputs
             return target(*args, **kwargs)
+        if is_dataclass(target):  # a dataclass of outputs, of which only the fields count
+            return kwargs
         named = (getattr(target, "__module__", ""), getattr(target, "__name__", "")) in ops.ELEMENTWISE_NAMES
         return self.call(args, kwargs, named or target in ops.ELEMENTWISE, target in ops.ALONG, target in ops.MOVING, ops.REDUCING.get(target))
 

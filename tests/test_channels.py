@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -736,6 +738,54 @@ def test_output_stays_and_says_so(net: nn.Module, graph: ChannelGraph) -> None:
     assert (last.operation, last.module, last.reason) == ("output", "", "the network's output")
     assert not graph.removable[last.channels].any()
     assert str(last) == f"{len(last.channels)} channels kept by output at the top: the network's output"
+
+
+class Pair(NamedTuple):
+    logits: Tensor
+    features: Tensor
+
+
+@dataclass
+class Answer:
+    logits: Tensor
+    features: Tensor
+    name: str = "answer"
+
+
+ANSWERS: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "a tuple": lambda logits, features: (logits, features),
+    "a named tuple": Pair,
+    "a dictionary": lambda logits, features: {"logits": logits, "features": features},
+    "a dataclass": Answer,
+    "a dataclass in a list in a dictionary": lambda logits, features: {"all": [Answer(logits, features)]},
+}
+
+
+@pytest.mark.parametrize("case", list(ANSWERS))
+def test_every_output_stays_whatever_holds_it(case: str) -> None:
+    class Answering(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Any:
+            features = self.conv(F.relu(self.stem(x)))
+            return ANSWERS[case](self.fc(features.mean((2, 3))), features)
+
+    net = Answering().double().eval()
+    graph = trace(net, EXAMPLE)
+    assert list(graph.prunable) == ["stem"]
+    assert [str(note) for note in graph.kept] == ["10 channels kept by output at the top: the network's output"]
+    kept = some_kept(graph, 0)
+    small = remove_channels(net, graph, kept)
+    x = torch.randn(2, *EXAMPLE.shape[1:], dtype=torch.float64)
+    with hooked(net, graph, graph.join(kept, True)), torch.no_grad():
+        wanted, found = net(x), small(x)
+    assert type(found) is type(wanted)
+    if "in a list" in case:
+        wanted, found = wanted["all"][0], found["all"][0]
+    wanted, found = (list(y.values()) if isinstance(y, dict) else [y.logits, y.features] if isinstance(y, Answer) else list(y) for y in (wanted, found))
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
 
 
 # What the labels mean, without trusting them
