@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -141,7 +142,7 @@ class ChannelGraph:
         return {name: flat[g.start : g.stop] for name, g in self.prunable.items()}
 
     def join(self, parts: dict[str, Tensor], fill: Any) -> Tensor:
-        """The inverse of :meth:`split`; channels outside the prunable groups get ``fill``.
+        """The inverse of :meth:`split`, of a type that holds all parts; channels outside the prunable groups get ``fill``.
 
         Raises:
             ValueError: a group is missing, unknown, or of the wrong size.
@@ -151,7 +152,8 @@ class ChannelGraph:
             missing, unknown = wanted.keys() - parts.keys(), parts.keys() - wanted.keys()
             raise ValueError(f"there must be one tensor for each prunable group; missing: {sorted(missing)}, unknown: {sorted(unknown)}")
         first = next(iter(parts.values()), torch.tensor(fill))
-        flat = torch.full((len(self),), fill, dtype=first.dtype, device=first.device)
+        dtype = reduce(torch.promote_types, [part.dtype for part in parts.values()], first.dtype)
+        flat = torch.full((len(self),), fill, dtype=dtype, device=first.device)
         for name, group in wanted.items():
             if parts[name].shape != (len(group),):
                 raise ValueError(f"group {name!r} has {len(group)} channels, got a tensor of shape {list(parts[name].shape)}")

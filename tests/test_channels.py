@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -313,6 +314,7 @@ GOES: dict[str, tuple[Net, int, int, set[str]]] = {  # the net, how many of the 
     "zeros of a size": (Net(lambda x: torch.cat([x, torch.zeros(x.shape[0], 4, *x.shape[2:], device=x.device, dtype=x.dtype)], 1), 12), 8, 8, set()),
     "new zeros": (Net(lambda x: torch.cat([x, x.new_zeros(x.shape[0], 4, 16, 16)], 1), 12), 8, 8, set()),
     "its shape, item by item": (Net(lambda x: x.flatten(2).view(*x.shape)), 8, 8, set()),
+    "a product of its shape, by numpy": (Net(lambda x: x.reshape(-1, np.prod(x.shape[1:])).view(x.shape)), 8, 8, set()),
     "each twice": (Net(lambda x: torch.repeat_interleave(x, 2, dim=1), 16), 8, 8, set()),
     "pooled with its places, and put back": (Net(lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)), 8, 8, set()),
     "sampled elsewhere": (Net(Holding(sample, torch.rand(1, 4, 4, 2))), 8, 8, set()),
@@ -418,6 +420,17 @@ def test_layer_whose_weight_is_computed_is_named_wherever_it_stands() -> None:
         "all channels kept by conv2d at 0: its weight is no layer's own",
         "all channels kept by ParametrizedConv2d at 2: its weight is computed from other tensors",
     ]
+
+
+def test_noise_of_the_training_mode_keeps_no_channels() -> None:
+    """It is made on the CPU, where the tracer's own copy of the network has no numbers."""
+
+    class DropPath(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * (torch.rand(x.shape[0], 1, 1, 1) > 0.5) if self.training else x
+
+    net = Net(DropPath())
+    assert str(trace(net, EXAMPLE)) == str(trace(Net(nn.Identity()), EXAMPLE))
 
 
 def test_factories_are_whole_again_after_tracing() -> None:
@@ -908,6 +921,15 @@ def test_split_and_join_are_inverse(graph: ChannelGraph, model: nn.Module) -> No
     for group in graph.prunable.values():
         inside[group.start : group.stop] = True
     assert torch.equal(joined, torch.where(inside, flat, torch.tensor(-1.0)))
+
+
+def test_join_holds_the_numbers_of_every_part() -> None:
+    graph = trace(build("resnet-conv"), EXAMPLE)
+    whole, *halves = graph.prunable
+    parts = {whole: torch.arange(4), **{name: torch.full((len(graph.groups[name]),), 0.5) for name in halves}}
+    joined = graph.split(graph.join(parts, 0))
+    assert all(torch.equal(joined[name], part.float()) for name, part in parts.items())
+    assert graph.join(graph.split(torch.ones(len(graph), dtype=torch.bool)), True).dtype == torch.bool
 
 
 def test_join_refuses_what_does_not_fit() -> None:
