@@ -29,7 +29,7 @@ def cost(graph: ChannelGraph, kept: dict[str, Tensor] | None = None, unit: str =
     Args:
         graph: of the whole network.
         kept: a bool tensor for each prunable group; default: everything.
-        unit: ``"params"``, ``"macs"`` (what :func:`sdap_lite.count_macs` counts), ``"channels"``, or
+        unit: ``"params"``, ``"macs"`` (as :func:`sdap_lite.count_macs`, but fused operations too), ``"channels"``, or
             ``"latency"`` (nanoseconds, one example), if the graph has times (:func:`sdap_lite.time_layers`).
 
     >>> from sdap_lite import trace, models

@@ -52,6 +52,8 @@ def count_params(model: nn.Module) -> int:
 def count_macs(model: nn.Module, example: Tensor) -> int:
     """Multiply-accumulate operations of the convolutions and of all products of matrices: linear layers, attention (1 MAC = 2 FLOPs).
 
+    Not of what PyTorch computes in one fused operation: an LSTM on the CPU, the fast path of ``nn.MultiheadAttention``.
+
     Args:
         model: any network.
         example: one input, batch size 1.

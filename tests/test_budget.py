@@ -166,6 +166,21 @@ def test_macs_are_all_that_the_network_computes(case: str) -> None:
     assert cost(graph, one_less, "macs") == count_macs(remove_channels(net, graph, one_less), EXAMPLE.double())
 
 
+def test_macs_of_a_fused_operation_are_counted() -> None:
+    class Fused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.look, self.fc = nn.Conv2d(3, 8, 4, stride=4), nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x).flatten(2).transpose(1, 2)
+            return self.fc(self.look(x, x, x, need_weights=False)[0].mean(1))
+
+    graph = trace(Fused().eval(), EXAMPLE)
+    assert not graph.prunable
+    assert cost(graph, unit="macs") == 16 * 3 * 8 * 16 + (4 * 8 * 8 * 16 + 2 * 8 * 16 * 16) + 8 * 5
+
+
 def test_macs_of_a_net_that_needs_two_examples_are_counted() -> None:
     class Squeezed(nn.Module):
         def __init__(self) -> None:
