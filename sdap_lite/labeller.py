@@ -131,8 +131,7 @@ class Labeller(fx.Interpreter):
         operation = target if isinstance(target, str) else getattr(target, "__name__", str(target))
         if self.node.op == "call_module":
             operation = type(self.fetch_attr(str(target))).__name__
-        where = [entry[0] for entry in (self.node.meta.get("nn_module_stack") or {}).values()]
-        module = str(target) if self.node.op == "call_module" else (where[-1] if where else "")
+        module = str(target) if self.node.op == "call_module" else _running(self.node)
         self.found.fixed.append(found)
         self.found.notes.append(Kept(found, operation, module, reason))
 
@@ -150,9 +149,9 @@ class Labeller(fx.Interpreter):
         """A parameter or buffer with one value a channel has labels of its own: those of what it meets."""
         value = super().get_attr(target, args, kwargs)
         name = str(target)
-        owner = name.rpartition(".")[0]
-        uses = [self.layer_of(user) == owner or _asks_kernel(user, value) for user in self.node.users]
-        if all(uses) and any(self.layer_of(user) == owner for user in self.node.users):
+        layers = [self.module.get_submodule(layer) if (layer := self.layer_of(user)) else None for user in self.node.users]
+        own = [layer is not None and (value is layer.weight or value is layer.bias) for layer in layers]
+        if any(own) and all(yes or _asks_kernel(user, value) for yes, user in zip(own, self.node.users, strict=True)):
             return value
         self.found.touched[name] = (id(value), "get_attr", OWN_CODE)
         axes = [a for a, size in enumerate(value.shape) if size > 1] if isinstance(value, Tensor) else []
@@ -302,10 +301,12 @@ class Labeller(fx.Interpreter):
         weight, bias = named.get("weight"), named.get("bias")
         if not isinstance(weight, fx.Node) or weight.op != "get_attr" or not str(weight.target).endswith(".weight"):
             return None
-        owner = str(weight.target).rpartition(".")[0]
+        owner, running = str(weight.target).rpartition(".")[0], _running(node)
+        if getattr(self.module.get_submodule(running), "weight", None) is self.fetch_attr(str(weight.target)):
+            owner = running  # of modules that share the weight, which has one of their names
         module: Any = self.module.get_submodule(owner)
-        own_bias = bias.target if isinstance(bias, fx.Node) and bias.op == "get_attr" else bias
-        if not isinstance(module, kind) or own_bias != (None if module.bias is None else f"{owner}.bias"):
+        own_bias = self.fetch_attr(str(bias.target)) if isinstance(bias, fx.Node) and bias.op == "get_attr" else bias
+        if not isinstance(module, kind) or own_bias is not module.bias:
             return None
         alike = all(named.get(key, 1) == getattr(module, key, 1) for key in ("groups", "num_groups"))
         return owner if alike else None
@@ -564,6 +565,12 @@ def _keeps_shape(module: nn.Module, x: Tensor) -> bool:
     if isinstance(module, ops.NORM_MODULES):
         return x.is_meta and x.ndim > 2 and x.shape[1] == module.num_features
     return x.is_meta and isinstance(module, ops.ELEMENTWISE_MODULES)
+
+
+def _running(node: fx.Node) -> str:
+    """The module whose code a node is part of."""
+    stack = [entry[0] for entry in (node.meta.get("nn_module_stack") or {}).values()]
+    return stack[-1] if stack else ""
 
 
 def _asks_kernel(node: fx.Node, weight: Tensor) -> bool:

@@ -638,6 +638,7 @@ SHARING: dict[str, tuple[Callable[[], nn.Module], dict[str, str], int]] = {  # w
     "a convolution's bias": (nn.Identity, {"convs.2.bias": "convs.0.bias"}, 8),
     "a norm's weight that is a convolution's bias": (norm_with_numbers, {"norms.2.weight": "convs.0.bias"}, 8),
     "a depthwise convolution": (lambda: nn.Conv2d(8, 8, 3, groups=8), {"norms.2.weight": "norms.0.weight", "norms.2.bias": "norms.0.bias"}, 8),
+    "one of a subclass": (lambda: SamePadded(8, 8, 3, groups=8), {"norms.2.weight": "norms.0.weight", "norms.2.bias": "norms.0.bias"}, 8),
 }
 
 
