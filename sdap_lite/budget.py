@@ -29,7 +29,7 @@ def cost(graph: ChannelGraph, kept: dict[str, Tensor] | None = None, unit: str =
     Args:
         graph: of the whole network.
         kept: a bool tensor for each prunable group; default: everything.
-        unit: ``"params"``, ``"macs"`` (of convolutions and linear layers, one example), ``"channels"``, or
+        unit: ``"params"``, ``"macs"`` (as :func:`sdap_lite.count_macs`, but fused operations too), ``"channels"``, or
             ``"latency"`` (nanoseconds, one example), if the graph has times (:func:`sdap_lite.time_layers`).
 
     >>> from sdap_lite import trace, models
@@ -305,7 +305,7 @@ class _Counter:
         if unit not in (*UNITS, "latency"):
             raise ValueError(f"unit must be one of {', '.join(UNITS)}, latency, got {unit!r}")
         self.unit = unit
-        layers = [layer for layer in graph.layers.values() if layer.kind != "pad"]
+        layers = [layer for layer in graph.layers.values() if layer.kind != "pad"] + (list(graph.over_positions) if unit == "macs" else [])
         self.count = len(layers)
         self.inputs, self.input_layer = self._lines([layer.inputs for layer in layers])
         self.outputs, self.output_layer = self._lines([layer.outputs for layer in layers])

@@ -22,10 +22,11 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from .copies import empty_tables
 from .graph import ChannelGraph, Group, Kept, Layer
-from .labeller import LAYERS, OWN_CODE, Findings, Labeller
+from .labeller import LAYERS, Findings, Labeller
 from .labels import FIXED, connect
 from .writing import Writer
 
@@ -114,6 +115,19 @@ def _label(body: nn.Module, example: Tensor, found: Findings) -> None:
     with torch.no_grad():
         for i, (graph, asked) in enumerate(graphs):
             Labeller(body, graph, found, len(example), asked, counting=i == 0).run(example)
+        if found.unclear:
+            network = fx.Interpreter(body, graph=graphs[0][0])
+            try:
+                found.macs = _count_macs(network, example[:1])
+            except Exception:  # code for more than one example: squeeze() takes the axis of a single one away, too
+                found.macs = _count_macs(network, example) // len(example)
+
+
+def _count_macs(network: fx.Interpreter, example: Tensor) -> int:
+    """As :func:`sdap_lite.count_macs` does: in whatever operation."""
+    with FlopCounterMode(display=False) as counter:
+        network.run(example)
+    return int(counter.get_total_flops()) // 2
 
 
 def _wiring(graph: fx.Graph) -> list[str]:
@@ -141,6 +155,7 @@ def _graph(found: Findings, shape: tuple[int, ...], params: int) -> ChannelGraph
     number = number[channel_of]
     own = {n: y for n, y in found.parameters.items() if bool((number[y.outputs] < len(order)).any())}
     layers = {n: replace(y, inputs=number[y.inputs], outputs=number[y.outputs]) for n, y in {**found.layers, **own}.items()}
+    over_positions = tuple(replace(y, inputs=number[y.inputs], outputs=number[y.outputs]) for y in found.over_positions)
     removable = torch.cat([~fixed[order], torch.tensor([False])])
     kept: dict[tuple[object, ...], Kept] = {}
     for note in notes:
@@ -148,19 +163,23 @@ def _graph(found: Findings, shape: tuple[int, ...], params: int) -> ChannelGraph
         channels = channels[channels != len(order)]
         if len(channels) or note.reason in LAYERS:  # one that train mode repeats is told once
             kept.setdefault((note.operation, note.module, note.reason, tuple(channels.tolist())), replace(note, channels=channels))
-    other = params - round(sum(y.pair_params * len(y.inputs) * len(y.outputs) + y.out_params * len(y.outputs) for y in layers.values()))
-    return ChannelGraph(layers, _groups(layers, group_of[order]), removable, tuple(kept.values()), shape, other, found.other_macs)
+    other_params = params - round(sum(y.pair_params * len(y.inputs) * len(y.outputs) + y.out_params * len(y.outputs) for y in layers.values()))
+    macs = round(sum(y.pair_macs * len(y.inputs) * len(y.outputs) + y.out_macs * len(y.outputs) for y in [*layers.values(), *over_positions]))
+    other_macs = 0 if found.macs is None else found.macs - macs
+    groups = _groups(layers, group_of[order])
+    return ChannelGraph(layers, groups, removable, tuple(kept.values()), shape, other_params, other_macs, over_positions)
 
 
 def _own_code(found: Findings) -> list[Kept]:
-    """Layers whose tensors the user's code reads, too: a cut would change what it computes."""
+    """Layers whose tensors have other uses, too, such as in the user's code: a cut would change what that computes."""
     notes = []
-    for name in sorted(found.touched):
-        owner = name.rpartition(".")[0]
-        if owner in found.layers:
-            layer = found.layers[owner]
-            found.parameters.pop(name, None)
-            notes.append(Kept(torch.unique(torch.cat([layer.inputs, layer.outputs])), "get_attr", owner, OWN_CODE))
+    for name, (key, operation, reason) in sorted(found.touched.items()):
+        user = name.rpartition(".")[0]
+        for owner in {user: None, **dict.fromkeys(found.owners.get(key, []))}:
+            if owner in found.layers:
+                layer, parameter = found.layers[owner], found.parameters.pop(name, None)
+                lines = [layer.inputs, layer.outputs, *([parameter.outputs] if parameter else [])]
+                notes.append(Kept(torch.unique(torch.cat(lines)), operation, user or owner, reason))
     return notes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ class Layer:
 
     Attributes:
         name: the module's path, such as ``"layer1.0.conv1"``, or the parameter's.
-        kind: ``conv``, ``transposed``, ``grouped``, ``depthwise``, ``linear``, ``norm``, ``pad`` or ``parameter``.
+        kind: ``conv``, ``transposed``, ``grouped``, ``depthwise``, ``linear``, ``positions``, ``norm``, ``pad`` or ``parameter``.
         inputs: int64, the channel that each input column reads.
         outputs: int64, the channel that each output row gives.
         pair_params: parameters for each pair of one input and one output channel.
@@ -37,7 +38,7 @@ class Layer:
     pair_params: float = 0
     out_params: int = 0
     pair_macs: float = 0
-    out_macs: int = 0
+    out_macs: float = 0
     parts: int = 1
     transposed: bool = False
 
@@ -112,7 +113,8 @@ class ChannelGraph:
         kept: for the others: the reasons.
         shape: of the example that was traced.
         other_params: parameters that belong to no channel.
-        other_macs: MACs of convolutions and linear layers that are not understood, of which nothing goes.
+        other_macs: MACs of all else, such as products of matrices and layers that are not understood, of which nothing goes.
+        over_positions: linear layers over another axis than the channels'. Nothing of them is cut; but a channel that goes saves its MACs.
         times: what its layers take on this machine, if they were timed (:func:`sdap_lite.time_layers`).
     """
 
@@ -123,6 +125,7 @@ class ChannelGraph:
     shape: tuple[int, ...]
     other_params: int = 0
     other_macs: int = 0
+    over_positions: tuple[Layer, ...] = ()
     times: LatencyTable | None = None
 
     def __len__(self) -> int:
@@ -139,7 +142,7 @@ class ChannelGraph:
         return {name: flat[g.start : g.stop] for name, g in self.prunable.items()}
 
     def join(self, parts: dict[str, Tensor], fill: Any) -> Tensor:
-        """The inverse of :meth:`split`; channels outside the prunable groups get ``fill``.
+        """The inverse of :meth:`split`, of a type that holds all parts; channels outside the prunable groups get ``fill``.
 
         Raises:
             ValueError: a group is missing, unknown, or of the wrong size.
@@ -149,7 +152,8 @@ class ChannelGraph:
             missing, unknown = wanted.keys() - parts.keys(), parts.keys() - wanted.keys()
             raise ValueError(f"there must be one tensor for each prunable group; missing: {sorted(missing)}, unknown: {sorted(unknown)}")
         first = next(iter(parts.values()), torch.tensor(fill))
-        flat = torch.full((len(self),), fill, dtype=first.dtype, device=first.device)
+        dtype = reduce(torch.promote_types, [part.dtype for part in parts.values()], first.dtype)
+        flat = torch.full((len(self),), fill, dtype=dtype, device=first.device)
         for name, group in wanted.items():
             if parts[name].shape != (len(group),):
                 raise ValueError(f"group {name!r} has {len(group)} channels, got a tensor of shape {list(parts[name].shape)}")
@@ -174,9 +178,13 @@ class ChannelGraph:
         def left(line: Tensor) -> Tensor:
             return before[line[flat[line]]]
 
+        def narrow(layer: Layer) -> Layer:
+            return replace(layer, inputs=left(layer.inputs), outputs=left(layer.outputs))
+
         return replace(
             self,
-            layers={name: replace(layer, inputs=left(layer.inputs), outputs=left(layer.outputs)) for name, layer in self.layers.items()},
+            layers={name: narrow(layer) for name, layer in self.layers.items()},
+            over_positions=tuple(narrow(layer) for layer in self.over_positions),
             groups={name: replace(group, start=int(before[group.start]), stop=int(before[group.stop])) for name, group in self.groups.items()},
             removable=self.removable[flat],
             kept=tuple(replace(note, channels=left(note.channels)) for note in self.kept),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ COUNTS = "it counts channels by a number written in the code"
 NUMBER = "it computes with the number of channels"
 TRAINING = "it runs in training only, and cannot run on this example"
 OWN_CODE = "its weight is used by code of its own"
+OTHER_USE = "it uses the weight of a layer in another way"
 UNOWNED = "its weight is no layer's own"
 COMPUTED = "its weight is computed from other tensors"
 OTHERWISE = "it computes otherwise than its base class"
@@ -49,10 +50,12 @@ class Findings:
     layers: dict[str, Layer] = field(default_factory=dict)
     notes: list[Kept] = field(default_factory=list)
     parameters: dict[str, Layer] = field(default_factory=dict)  # parameters and buffers with a value a channel, used by the user's code
-    touched: set[str] = field(default_factory=set)  # all parameters and buffers that code reads
-    weights: dict[int, str] = field(default_factory=dict)  # whose weight a tensor is
+    owners: dict[int, list[str]] = field(default_factory=dict)  # by a tensor's id: the layers that are cut along it
+    touched: dict[str, tuple[int, str, str]] = field(default_factory=dict)  # parameters and buffers of other uses: id, operation, reason
     fixed: list[Tensor] = field(default_factory=list)  # labels that stay
-    other_macs: int = 0  # of layers that are not understood
+    over_positions: list[Layer] = field(default_factory=list)  # linear layers that mix no channels
+    unclear: bool = False  # whether other operations than layers may have MACs
+    macs: int | None = None  # if so: of the whole network, one example
 
 
 class Labeller(fx.Interpreter):
@@ -77,15 +80,27 @@ class Labeller(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         self.node, self.replay.env = n, self.env
         if self.counting:
-            return self.told(n, super().run_node(n))
+            return self.told(n, self.noted(n))
         inputs = [self.env[m] for m in n.all_input_nodes]
         try:
             if not any(x is ABSENT for x in inputs):
-                return self.told(n, super().run_node(n))
-        except RuntimeError:
-            pass  # a head that exists in training only, and needs a larger example
+                return self.told(n, self.noted(n))
+        except RuntimeError as error:  # a head that exists in training only, and needs a larger example
+            if "meta" in str(error):  # or a tensor made on the CPU: with all numbers, then
+                raise
         self.keep([x.labels for x in _labelled(inputs)], TRAINING)
         return ABSENT
+
+    def noted(self, n: fx.Node) -> Any:
+        """Runs a node. A module that is no layer by it uses its tensors in another way, whosever else they are."""
+        name = str(n.target) if n.op == "call_module" else self.layer_of(n)
+        before = self.found.layers.get(name or "")
+        value = super().run_node(n)
+        if name is not None and self.found.layers.get(name) is before:
+            module = self.module.get_submodule(name)
+            for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+                self.found.touched.setdefault(f"{name}.{key}", (id(tensor), type(module).__name__, OTHER_USE))
+        return value
 
     def told(self, n: fx.Node, value: Any) -> Any:
         """What the code did with a number that it was told is fixed, so the number must be."""
@@ -116,8 +131,7 @@ class Labeller(fx.Interpreter):
         operation = target if isinstance(target, str) else getattr(target, "__name__", str(target))
         if self.node.op == "call_module":
             operation = type(self.fetch_attr(str(target))).__name__
-        where = [entry[0] for entry in (self.node.meta.get("nn_module_stack") or {}).values()]
-        module = str(target) if self.node.op == "call_module" else (where[-1] if where else "")
+        module = str(target) if self.node.op == "call_module" else _running(self.node)
         self.found.fixed.append(found)
         self.found.notes.append(Kept(found, operation, module, reason))
 
@@ -135,11 +149,11 @@ class Labeller(fx.Interpreter):
         """A parameter or buffer with one value a channel has labels of its own: those of what it meets."""
         value = super().get_attr(target, args, kwargs)
         name = str(target)
-        owner = name.rpartition(".")[0]
-        uses = [self.layer_of(user) == owner or _asks_kernel(user, value) for user in self.node.users]
-        if all(uses) and any(self.layer_of(user) == owner for user in self.node.users):
+        layers = [self.module.get_submodule(layer) if (layer := self.layer_of(user)) else None for user in self.node.users]
+        own = [layer is not None and (value is layer.weight or value is layer.bias) for layer in layers]
+        if any(own) and all(yes or _asks_kernel(user, value) for yes, user in zip(own, self.node.users, strict=True)):
             return value
-        self.found.touched.add(name)
+        self.found.touched[name] = (id(value), "get_attr", OWN_CODE)
         axes = [a for a, size in enumerate(value.shape) if size > 1] if isinstance(value, Tensor) else []
         if len(axes) != 1 or name not in self.found.names:
             return value
@@ -191,6 +205,8 @@ class Labeller(fx.Interpreter):
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         if isinstance(target, type) and issubclass(target, tuple):  # a named tuple of outputs
             return target(*args, **kwargs)
+        if is_dataclass(target):  # a dataclass of outputs, of which only the fields count
+            return kwargs
         named = (getattr(target, "__module__", ""), getattr(target, "__name__", "")) in ops.ELEMENTWISE_NAMES
         return self.call(args, kwargs, named or target in ops.ELEMENTWISE, target in ops.ALONG, target in ops.MOVING, ops.REDUCING.get(target))
 
@@ -216,6 +232,7 @@ class Labeller(fx.Interpreter):
         if (creating or not moving) and self.replay.varies((self.node.args, self.node.kwargs)):
             self.keep([x.labels for x in self.replay.sources((self.node.args, self.node.kwargs))], NUMBER)
         if creating:
+            self.found.unclear |= self.counting
             return value
         if elementwise and isinstance(value, Tensor):
             return self.elementwise((*args, *kwargs.values()), value)
@@ -269,9 +286,7 @@ class Labeller(fx.Interpreter):
         """A layer that is computed by code: of a module that has the weight, or of nobody's."""
         owner = self.layer_of(self.node)
         if owner is None or len(inputs) != 1:
-            named = dict(zip(ops.WEIGHTED[self.node.target], tree[0], strict=False)) | tree[1]
-            work = 0 if self.node.target is F.group_norm else value.numel() * _unwrap(named["weight"], "value")[0].numel()
-            return self.opaque(tree, value, work, UNOWNED)
+            return self.unknown(tree, value, UNOWNED)
         module = self.module.get_submodule(owner)
         if isinstance(module, nn.GroupNorm):
             return self.group_norm(owner, module, inputs[0], value)
@@ -281,15 +296,17 @@ class Labeller(fx.Interpreter):
         """The module whose layer a node computes, with the module's own weight, bias and groups."""
         if node.op != "call_function" or node.target not in ops.WEIGHTED:
             return None
-        named = dict(zip(ops.WEIGHTED[node.target], node.args, strict=False)) | node.kwargs
+        kind, names = ops.WEIGHTED[node.target]
+        named = dict(zip(names, node.args, strict=False)) | node.kwargs
         weight, bias = named.get("weight"), named.get("bias")
         if not isinstance(weight, fx.Node) or weight.op != "get_attr" or not str(weight.target).endswith(".weight"):
             return None
-        owner = str(weight.target).rpartition(".")[0]
+        owner, running = str(weight.target).rpartition(".")[0], _running(node)
+        if getattr(self.module.get_submodule(running), "weight", None) is self.fetch_attr(str(weight.target)):
+            owner = running  # of modules that share the weight, which has one of their names
         module: Any = self.module.get_submodule(owner)
-        own_bias = bias.target if isinstance(bias, fx.Node) and bias.op == "get_attr" else bias
-        kinds = nn.GroupNorm if node.target is F.group_norm else (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-        if not isinstance(module, kinds) or own_bias != (None if module.bias is None else f"{owner}.bias"):
+        own_bias = self.fetch_attr(str(bias.target)) if isinstance(bias, fx.Node) and bias.op == "get_attr" else bias
+        if not isinstance(module, kind) or own_bias is not module.bias:
             return None
         alike = all(named.get(key, 1) == getattr(module, key, 1) for key in ("groups", "num_groups"))
         return owner if alike else None
@@ -298,12 +315,8 @@ class Labeller(fx.Interpreter):
 
     def unknown(self, tree: Any, value: Any, reason: str = UNKNOWN) -> Any:
         self.keep([x.labels for x in _labelled(tree)], reason)
+        self.found.unclear |= self.counting
         return mapped(value, lambda leaf: _constant(leaf) if isinstance(leaf, Tensor) else leaf)
-
-    def opaque(self, tree: Any, value: Tensor, work: int, reason: str) -> Any:
-        """A layer that is not understood: none of its channels goes, and its MACs are counted all the same."""
-        self.found.other_macs += work // self.batch if self.counting else 0
-        return self.unknown(tree, value, reason)
 
     def stay(self, x: Labelled, value: Any, reason: str) -> Any:
         """Channels keep their places, but none may go."""
@@ -323,15 +336,14 @@ class Labeller(fx.Interpreter):
         axis = value.ndim - 1 if isinstance(module, nn.Linear) else value.ndim - len(module.kernel_size) - 1
         one = compact(x.labels).shape[-1] == 1 < x.labels.shape[-1] and bool((x.labels != FIXED).any())
         if isinstance(module, nn.Linear) and one and x.labels.ndim > 2:  # with two axes it is a single channel, flattened
-            return Labelled(value, x.labels[..., :1].expand(value.shape))  # over positions: each channel on its own
+            return self.over_positions(name, module, x, value)
         line = self.line(x, axis)
-        work = (x.value if getattr(module, "transposed", False) else value).numel() * module.weight[0].numel()
         if line is None:
-            return self.opaque(x, value, work, MIXED)
+            return self.unknown(x, value, MIXED)
         if not own_code and type(module).forward not in ops.FORWARDS:
-            return self.opaque(x, value, work, OTHERWISE)
+            return self.unknown(x, value, OTHERWISE)
         if "weight" not in module._parameters:
-            return self.opaque(x, value, work, COMPUTED)
+            return self.unknown(x, value, COMPUTED)
         layer = _measure_layer(name, module, line, value, x.value, axis, self.batch)
         if layer.kind == "depthwise":
             layer = replace(layer, outputs=line.repeat_interleave(value.shape[axis] // len(line)))
@@ -339,20 +351,16 @@ class Labeller(fx.Interpreter):
             layer = replace(layer, outputs=self.found.ties.fresh(value.shape[axis]))
         else:
             layer = replace(layer, outputs=self.found.layers[name].outputs)
-        self.add(self.share(layer, module))
+        self.add(layer)
         return Labelled(value, spread(self.found.layers[name].outputs, value.shape, axis))
 
-    def share(self, layer: Layer, module: Any) -> Layer:
-        """Two layers with one weight keep the same channels; its parameters are counted once."""
-        first = self.found.layers.get(self.found.weights.setdefault(id(module.weight), layer.name))
-        if first is None or first.name == layer.name:
-            return layer
-        if (first.kind, len(first.inputs), len(first.outputs)) == (layer.kind, len(layer.inputs), len(layer.outputs)):
-            self.tie(first.inputs, layer.inputs)
-            self.tie(first.outputs, layer.outputs)
-        else:
-            self.keep([first.inputs, first.outputs, layer.inputs, layer.outputs], f"it shares its weight with {first.name}, a layer of another kind")
-        return replace(layer, pair_params=0, out_params=layer.out_params if layer.kind != "depthwise" else int(module.bias is not None))
+    def over_positions(self, name: str, module: nn.Linear, x: Labelled, value: Tensor) -> Labelled:
+        """A linear layer over an axis that is not the channels': each channel on its own, and nothing of it is cut."""
+        line = compact(condense(x.labels[..., 0])).flatten()
+        if self.counting:
+            work = value.numel() * module.in_features / (self.batch * len(line))
+            self.found.over_positions.append(Layer(name, "positions", line, line, out_macs=work))
+        return Labelled(value, x.labels[..., :1].expand(value.shape))
 
     def norm(self, name: str, module: Any, x: Labelled, value: Tensor) -> Any:
         """A norm of each channel on its own, or an activation with a parameter a channel."""
@@ -414,12 +422,37 @@ class Labeller(fx.Interpreter):
                 self.tie(rows, rows[:1])
         old = self.found.layers.get(layer.name)
         if old is None:
-            self.found.layers[layer.name] = layer
+            self.found.layers[layer.name] = self.share(layer)
             return
         self.tie(old.inputs, layer.inputs)
         if layer.kind in ("depthwise", "norm"):
             self.tie(old.outputs, layer.outputs)
         self.found.layers[layer.name] = replace(old, pair_macs=old.pair_macs + layer.pair_macs, out_macs=old.out_macs + layer.out_macs)
+
+    def share(self, layer: Layer) -> Layer:
+        """Layers that share a tensor keep the same channels of it; its parameters are counted once."""
+        module = self.module.get_submodule(layer.name)
+        own = [getattr(module, key, None) for key in ("weight", "bias", "running_mean", "running_var")]
+        for key, tensor in {id(tensor): tensor for tensor in own if isinstance(tensor, Tensor)}.items():
+            names = self.found.owners.setdefault(key, [])
+            if names:
+                layer = self.follow(layer, self.found.layers[names[0]], tensor)
+            names.append(layer.name)
+        return layer
+
+    def follow(self, layer: Layer, first: Layer, tensor: Tensor) -> Layer:
+        """A layer whose tensor is the first one's: what is left of it to count."""
+        matrix = tensor.ndim > 1
+        if matrix and (first.kind, len(first.inputs), len(first.outputs)) != (layer.kind, len(layer.inputs), len(layer.outputs)):
+            self.keep([first.inputs, first.outputs, layer.inputs, layer.outputs], f"it shares its weight with {first.name}, a layer of another kind")
+        else:
+            self.tie(first.outputs, layer.outputs)
+            if matrix:
+                self.tie(first.inputs, layer.inputs)
+        if matrix and layer.mixes:
+            return replace(layer, pair_params=0)
+        counted = tensor.numel() // len(layer.outputs) if isinstance(tensor, nn.Parameter) else 0
+        return replace(layer, out_params=layer.out_params - counted)
 
     def per_channel(self, x: Labelled, value: Any) -> Any:
         """Pooling (with or without its places) and resizing: each channel's image on its own."""
@@ -532,6 +565,12 @@ def _keeps_shape(module: nn.Module, x: Tensor) -> bool:
     if isinstance(module, ops.NORM_MODULES):
         return x.is_meta and x.ndim > 2 and x.shape[1] == module.num_features
     return x.is_meta and isinstance(module, ops.ELEMENTWISE_MODULES)
+
+
+def _running(node: fx.Node) -> str:
+    """The module whose code a node is part of."""
+    stack = [entry[0] for entry in (node.meta.get("nn_module_stack") or {}).values()]
+    return stack[-1] if stack else ""
 
 
 def _asks_kernel(node: fx.Node, weight: Tensor) -> bool:

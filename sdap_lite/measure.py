@@ -50,7 +50,9 @@ def count_params(model: nn.Module) -> int:
 
 
 def count_macs(model: nn.Module, example: Tensor) -> int:
-    """Multiply-accumulate operations of the convolutions and linear layers (1 MAC = 2 FLOPs).
+    """Multiply-accumulate operations of the convolutions and of all products of matrices: linear layers, attention (1 MAC = 2 FLOPs).
+
+    Not of what PyTorch computes in one fused operation: an LSTM on the CPU, the fast path of ``nn.MultiheadAttention``.
 
     Args:
         model: any network.

@@ -88,6 +88,12 @@ ASKING_METHODS = {"size", "dim", "numel", "ndimension", "stride", "is_contiguous
 # What a module of these classes does is known, unless its forward was replaced.
 FORWARDS = {c.forward for c in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)}
 
-# The same computed by a subclass's own code, a function of the module's own weight and bias: its arguments' names.
-WEIGHTED = dict.fromkeys(_of(F, "conv1d conv2d conv3d"), "input weight bias stride padding dilation groups".split())
-WEIGHTED |= {F.linear: "input weight bias".split(), F.group_norm: "input num_groups weight bias".split()}
+# The same computed by a subclass's own code, a function of the module's own weight and bias: the module's class, and the arguments' names.
+_SLIDING = "input weight bias stride padding dilation groups"
+_TRANSPOSED = "input weight bias stride padding output_padding groups dilation"
+WEIGHTED: dict[Any, tuple[type[nn.Module], list[str]]] = {
+    F.linear: (nn.Linear, "input weight bias".split()),
+    F.group_norm: (nn.GroupNorm, "input num_groups weight bias".split()),
+    **{getattr(F, f"conv{d}d"): (getattr(nn, f"Conv{d}d"), _SLIDING.split()) for d in (1, 2, 3)},
+    **{getattr(F, f"conv_transpose{d}d"): (getattr(nn, f"ConvTranspose{d}d"), _TRANSPOSED.split()) for d in (1, 2, 3)},
+}

@@ -7,6 +7,7 @@ filters, and the optimizer's state with them.
 from __future__ import annotations
 
 import copy
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -223,4 +224,6 @@ def _equal(wanted: Any, got: Any) -> bool:
         return not wanted.numel() or float(difference.max()) <= TOLERANCE.get(wanted.dtype, 0.0) * max(1.0, float(largest.max()))
     if isinstance(wanted, dict):
         return wanted.keys() == got.keys() and all(_equal(wanted[k], got[k]) for k in wanted)
+    if is_dataclass(wanted):
+        return all(_equal(getattr(wanted, field.name), getattr(got, field.name)) for field in fields(wanted))
     return all(_equal(a, b) for a, b in zip(wanted, got, strict=True)) if isinstance(wanted, (tuple, list)) else wanted == got

@@ -116,6 +116,12 @@ class Writer(fx.Tracer):
                 args[i] = parameter.default
         return function, args
 
+    def create_proxy(self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *rest: Any, **named: Any) -> fx.Proxy:
+        """Also of numpy's product of a shape, which calls a method that shapes do not have."""
+        if (kind, target, kwargs) == ("call_method", "prod", {"axis": None, "out": None}):
+            kind, target, kwargs = "call_function", math.prod, {}
+        return super().create_proxy(kind, target, args, kwargs, *rest, **named)
+
     def create_arg(self, a: Any) -> Any:
         """Stand-ins and numbers, which nearly all arguments are, without asking first whether they are parameters: that takes long."""
         if isinstance(a, fx.Proxy):

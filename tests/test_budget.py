@@ -5,16 +5,18 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from nets import EXAMPLE, NETS, Grouped, build, some_kept
+from nets import EXAMPLE, NETS, Grouped, build, hooked, some_kept
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sdap_lite import ChannelGraph, channel_costs, cost, largest_rate, models, remove_channels, report, schedule, threshold, trace
+from sdap_lite import ChannelGraph, channel_costs, cost, count_macs, largest_rate, models, remove_channels, report, schedule, threshold, trace
 from sdap_lite.budget import UNITS
 
 
@@ -98,6 +100,97 @@ def test_parameters_of_no_channel_are_counted() -> None:
     graph = trace(Scaled(), EXAMPLE)
     assert graph.other_params == 1
     assert cost(graph) == count(Scaled())
+
+
+class Up(nn.ConvTranspose2d):
+    """A class of the user's own."""
+
+
+class Mixer(nn.Module):
+    """A block of an MLP-Mixer: one perceptron over positions, one over channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.norm = nn.Conv2d(3, 8, 4, stride=4), nn.BatchNorm1d(8)
+        self.tokens = nn.Sequential(nn.Linear(16, 12), nn.GELU(), nn.Linear(12, 16))
+        self.channels = nn.Sequential(nn.Linear(8, 20), nn.GELU(), nn.Linear(20, 8))
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2)
+        x = (x + self.tokens(self.norm(x))).transpose(1, 2)
+        return self.fc((x + self.channels(x)).mean(1))
+
+
+class Attention(nn.Module):
+    """Positions look at each other by products of matrices, one of which has no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.value, self.end = nn.Conv2d(3, 8, 3, stride=4), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 5, 1)
+        self.look = nn.Parameter(torch.rand(8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.value(F.relu(self.stem(x)))
+        y = x.flatten(2)
+        weights = (y.transpose(1, 2) @ (self.look @ self.look) @ y).softmax(1)
+        return self.end((y @ weights).view(x.shape))
+
+
+MACS: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {  # nets whose work is not only that of PyTorch's layers, and their prunable groups
+    "a linear layer over positions": (Mixer, ["patches", "channels.0"]),
+    "products of matrices": (Attention, ["stem"]),
+    "a subclass's transposed convolution": (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), Up(8, 12, 2, 2), nn.ReLU(), nn.Conv2d(12, 5, 1)), ["0", "1"]),
+    "the same with groups": (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), Up(8, 12, 2, 2, groups=2), nn.ReLU(), nn.Conv2d(12, 5, 1)), ["0", "1"]),
+    "the same for each channel": (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), Up(8, 16, 2, 2, groups=8), nn.ReLU(), nn.Conv2d(16, 5, 1)), ["0"]),
+}
+
+
+@pytest.mark.parametrize("case", list(MACS))
+def test_macs_are_all_that_the_network_computes(case: str) -> None:
+    make, prunable = MACS[case]
+    net = make().double().eval()
+    graph = trace(net, EXAMPLE)
+    assert list(graph.prunable) == prunable
+    assert cost(graph, unit="macs") == count_macs(net, EXAMPLE.double())
+    x = torch.randn(2, *EXAMPLE.shape[1:], dtype=torch.float64)
+    for seed in range(3):
+        kept = some_kept(graph, seed)
+        small = remove_channels(net, graph, kept)
+        wanted = count_macs(small, EXAMPLE.double())
+        assert cost(graph, kept, "macs") == cost(graph.narrowed(kept), unit="macs") == cost(trace(small, EXAMPLE), unit="macs") == wanted
+        assert cost(graph, kept) == count(small)
+        with hooked(net, graph, graph.join(kept, True)), torch.no_grad():
+            torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
+    one_less = {name: torch.arange(len(group)) > 0 for name, group in graph.prunable.items()}
+    assert cost(graph, one_less, "macs") == count_macs(remove_channels(net, graph, one_less), EXAMPLE.double())
+
+
+def test_macs_of_a_fused_operation_are_counted() -> None:
+    class Fused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.look, self.fc = nn.Conv2d(3, 8, 4, stride=4), nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x).flatten(2).transpose(1, 2)
+            return self.fc(self.look(x, x, x, need_weights=False)[0].mean(1))
+
+    graph = trace(Fused().eval(), EXAMPLE)
+    assert not graph.prunable
+    assert cost(graph, unit="macs") == 16 * 3 * 8 * 16 + (4 * 8 * 8 * 16 + 2 * 8 * 16 * 16) + 8 * 5
+
+
+def test_macs_of_a_net_that_needs_two_examples_are_counted() -> None:
+    class Squeezed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.conv(x).mean((2, 3)).squeeze()[:, :8])
+
+    assert cost(trace(Squeezed(), EXAMPLE), unit="macs") == 3 * 8 * 9 * 14 * 14 + 8 * 5
 
 
 def test_channel_cost_is_what_its_loss_alone_saves() -> None:

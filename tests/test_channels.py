@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import EXAMPLE, Flattened, Grouped, Shared, SqueezeExcitation, assert_same_bits, build, fingerprint, hooked, some_kept
+from nets import EXAMPLE, Flattened, Grouped, Shared, SqueezeExcitation, assert_same_bits, build, fingerprint, hooked, randomize, some_kept
 from torch import Tensor, nn
 
 from sdap_lite import ChannelGraph, TraceError, cost, count_macs, count_params, models, remove_channels, threshold, trace
@@ -311,6 +314,7 @@ GOES: dict[str, tuple[Net, int, int, set[str]]] = {  # the net, how many of the 
     "zeros of a size": (Net(lambda x: torch.cat([x, torch.zeros(x.shape[0], 4, *x.shape[2:], device=x.device, dtype=x.dtype)], 1), 12), 8, 8, set()),
     "new zeros": (Net(lambda x: torch.cat([x, x.new_zeros(x.shape[0], 4, 16, 16)], 1), 12), 8, 8, set()),
     "its shape, item by item": (Net(lambda x: x.flatten(2).view(*x.shape)), 8, 8, set()),
+    "a product of its shape, by numpy": (Net(lambda x: x.reshape(-1, np.prod(x.shape[1:])).view(x.shape)), 8, 8, set()),
     "each twice": (Net(lambda x: torch.repeat_interleave(x, 2, dim=1), 16), 8, 8, set()),
     "pooled with its places, and put back": (Net(lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)), 8, 8, set()),
     "sampled elsewhere": (Net(Holding(sample, torch.rand(1, 4, 4, 2))), 8, 8, set()),
@@ -416,6 +420,17 @@ def test_layer_whose_weight_is_computed_is_named_wherever_it_stands() -> None:
         "all channels kept by conv2d at 0: its weight is no layer's own",
         "all channels kept by ParametrizedConv2d at 2: its weight is computed from other tensors",
     ]
+
+
+def test_noise_of_the_training_mode_keeps_no_channels() -> None:
+    """It is made on the CPU, where the tracer's own copy of the network has no numbers."""
+
+    class DropPath(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * (torch.rand(x.shape[0], 1, 1, 1) > 0.5) if self.training else x
+
+    net = Net(DropPath())
+    assert str(trace(net, EXAMPLE)) == str(trace(Net(nn.Identity()), EXAMPLE))
 
 
 def test_factories_are_whole_again_after_tracing() -> None:
@@ -594,6 +609,108 @@ def test_two_layers_with_one_weight_keep_the_same_channels() -> None:
     assert cost(graph, kept) == sum(p.numel() for p in small.parameters())
 
 
+class Trio(nn.Module):
+    """Three convolutions, and what comes after each of them."""
+
+    def __init__(self, after: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(inputs, 8, 3, padding=1) for inputs in (3, 8, 8))
+        self.norms = nn.ModuleList(after() for _ in range(3))
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for c, n in zip(self.convs, self.norms, strict=True):
+            x = F.silu(n(c(x)))
+        return self.fc(x.mean((2, 3)))
+
+
+def norm_with_numbers() -> nn.Module:
+    return randomize(nn.BatchNorm2d(8))
+
+
+SHARING: dict[str, tuple[Callable[[], nn.Module], dict[str, str], int]] = {  # what comes after, which tensors are others', how many channels the group has
+    "a norm's weight": (norm_with_numbers, {"norms.2.weight": "norms.0.weight"}, 8),
+    "a norm's weight and bias": (norm_with_numbers, {"norms.2.weight": "norms.0.weight", "norms.2.bias": "norms.0.bias"}, 8),
+    "a norm's weight that is its bias": (norm_with_numbers, {"norms.0.bias": "norms.0.weight", "norms.2.bias": "norms.0.weight"}, 8),
+    "a norm's statistics": (norm_with_numbers, {"norms.2.running_mean": "norms.0.running_mean"}, 8),
+    "a group norm's weight": (lambda: nn.GroupNorm(2, 8), {"norms.2.weight": "norms.0.weight", "norms.2.bias": "norms.0.bias"}, 2),
+    "an activation's slopes": (lambda: nn.PReLU(8), {"norms.2.weight": "norms.0.weight"}, 8),
+    "a convolution's bias": (nn.Identity, {"convs.2.bias": "convs.0.bias"}, 8),
+    "a norm's weight that is a convolution's bias": (norm_with_numbers, {"norms.2.weight": "convs.0.bias"}, 8),
+    "a depthwise convolution": (lambda: nn.Conv2d(8, 8, 3, groups=8), {"norms.2.weight": "norms.0.weight", "norms.2.bias": "norms.0.bias"}, 8),
+    "one of a subclass": (lambda: SamePadded(8, 8, 3, groups=8), {"norms.2.weight": "norms.0.weight", "norms.2.bias": "norms.0.bias"}, 8),
+}
+
+
+@pytest.mark.parametrize("case", list(SHARING))
+def test_layers_that_share_a_tensor_keep_the_same_channels(case: str) -> None:
+    after, same, count = SHARING[case]
+    net = Trio(after).double().eval()
+    for name, source in same.items():
+        owner, _, key = name.rpartition(".")
+        module, _, attribute = source.rpartition(".")
+        setattr(net.get_submodule(owner), key, getattr(net.get_submodule(module), attribute))
+    graph = trace(net, EXAMPLE)
+    assert groups(graph)["convs.0"] == (count, ("convs.0", "convs.2"))
+    assert {note.reason for note in graph.kept} == {"the network's output"}
+    assert cost(graph) == count_params(net)
+    x = torch.randn(2, *EXAMPLE.shape[1:], dtype=torch.float64)
+    for seed in range(3):
+        kept = some_kept(graph, seed)
+        small = remove_channels(net, graph, kept)
+        assert cost(graph, kept) == count_params(small)
+        with hooked(net, graph, graph.join(kept, True)), torch.no_grad():
+            torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
+    kept = threshold(graph, graph.split(torch.rand(len(graph))), 0.5)
+    assert cost(graph, kept) == count_params(remove_channels(net, graph, kept)) <= 0.5 * count_params(net)
+
+
+def test_layer_whose_tensor_has_another_use_stays() -> None:
+    """All but the second layer: code multiplies the third by the first's parameter, and a norm over all channels has the fourth's."""
+
+    class Uses(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convs = nn.ModuleList(nn.Conv2d(inputs, 8, 1) for inputs in (3, 8, 8, 8, 8))
+            self.first, self.fourth, self.all = nn.BatchNorm2d(8), nn.BatchNorm2d(8), nn.GroupNorm(1, 8)
+            self.all.weight = self.fourth.weight
+            self.fc = nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.convs[1](F.relu(self.first(self.convs[0](x))))
+            x = self.convs[2](F.relu(x)) * self.first.weight.view(-1, 1, 1)
+            x = self.fourth(self.convs[3](F.relu(x)))
+            return self.fc(self.all(self.convs[4](F.relu(x))).mean((2, 3)))
+
+    net = Uses().double().eval()
+    graph = trace(net, EXAMPLE)
+    assert list(graph.prunable) == ["convs.1"]
+    assert {(note.operation, note.module, note.reason) for note in graph.kept} == {
+        ("get_attr", "first", "its weight is used by code of its own"),
+        ("GroupNorm", "all", "it normalizes over all channels"),
+        ("GroupNorm", "all", "it uses the weight of a layer in another way"),
+        ("output", "", "the network's output"),
+    }
+    assert cost(graph) == count_params(net)
+    remove_channels(net, graph, some_kept(graph, 0))
+
+
+def test_layer_that_is_also_called_where_channels_are_mixed_stays() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.fc = nn.Conv2d(3, 16, 1), nn.Linear(16, 16), nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.b(self.a(x))  # over positions
+            return self.fc(self.b(x.mean((2, 3))))  # over channels
+
+    net = Twice().double().eval()
+    graph = trace(net, EXAMPLE)
+    assert not graph.prunable
+    assert [str(note) for note in graph.kept][1:] == ["32 channels kept by Linear at b: it uses the weight of a layer in another way"]
+
+
 def test_code_that_asks_for_the_number_of_channels_keeps_them() -> None:
     """The branch is taken by the width: with another width it might be the other one."""
 
@@ -635,6 +752,54 @@ def test_output_stays_and_says_so(net: nn.Module, graph: ChannelGraph) -> None:
     assert (last.operation, last.module, last.reason) == ("output", "", "the network's output")
     assert not graph.removable[last.channels].any()
     assert str(last) == f"{len(last.channels)} channels kept by output at the top: the network's output"
+
+
+class Pair(NamedTuple):
+    logits: Tensor
+    features: Tensor
+
+
+@dataclass
+class Answer:
+    logits: Tensor
+    features: Tensor
+    name: str = "answer"
+
+
+ANSWERS: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "a tuple": lambda logits, features: (logits, features),
+    "a named tuple": Pair,
+    "a dictionary": lambda logits, features: {"logits": logits, "features": features},
+    "a dataclass": Answer,
+    "a dataclass in a list in a dictionary": lambda logits, features: {"all": [Answer(logits, features)]},
+}
+
+
+@pytest.mark.parametrize("case", list(ANSWERS))
+def test_every_output_stays_whatever_holds_it(case: str) -> None:
+    class Answering(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Any:
+            features = self.conv(F.relu(self.stem(x)))
+            return ANSWERS[case](self.fc(features.mean((2, 3))), features)
+
+    net = Answering().double().eval()
+    graph = trace(net, EXAMPLE)
+    assert list(graph.prunable) == ["stem"]
+    assert [str(note) for note in graph.kept] == ["10 channels kept by output at the top: the network's output"]
+    kept = some_kept(graph, 0)
+    small = remove_channels(net, graph, kept)
+    x = torch.randn(2, *EXAMPLE.shape[1:], dtype=torch.float64)
+    with hooked(net, graph, graph.join(kept, True)), torch.no_grad():
+        wanted, found = net(x), small(x)
+    assert type(found) is type(wanted)
+    if "in a list" in case:
+        wanted, found = wanted["all"][0], found["all"][0]
+    wanted, found = (list(y.values()) if isinstance(y, dict) else [y.logits, y.features] if isinstance(y, Answer) else list(y) for y in (wanted, found))
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
 
 
 # What the labels mean, without trusting them
@@ -757,6 +922,15 @@ def test_split_and_join_are_inverse(graph: ChannelGraph, model: nn.Module) -> No
     for group in graph.prunable.values():
         inside[group.start : group.stop] = True
     assert torch.equal(joined, torch.where(inside, flat, torch.tensor(-1.0)))
+
+
+def test_join_holds_the_numbers_of_every_part() -> None:
+    graph = trace(build("resnet-conv"), EXAMPLE)
+    whole, *halves = graph.prunable
+    parts = {whole: torch.arange(4), **{name: torch.full((len(graph.groups[name]),), 0.5) for name in halves}}
+    joined = graph.split(graph.join(parts, 0))
+    assert all(torch.equal(joined[name], part.float()) for name, part in parts.items())
+    assert graph.join(graph.split(torch.ones(len(graph), dtype=torch.bool)), True).dtype == torch.bool
 
 
 def test_join_refuses_what_does_not_fit() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -295,6 +295,19 @@ def test_wrong_norm_is_found_out() -> None:
     assert flat[line].tolist() != flat[line.flip(0)].tolist()
     with pytest.raises(SurgeryError, match=rf"differs first at '{name}'"):
         remove_channels(net, wrong, kept)
+
+
+@dataclass
+class Answer:
+    logits: Tensor
+    name: str = "answer"
+
+
+def test_outputs_in_a_dataclass_are_compared_field_by_field() -> None:
+    logits, equal = torch.rand(3, dtype=torch.float64), sdap_lite.surgery._equal
+    assert equal(Answer(logits), Answer(logits.clone()))
+    assert not equal(Answer(logits), Answer(logits + 1e-5))
+    assert not equal(Answer(logits), Answer(logits, "another"))
 
 
 def test_check_can_fail_for_every_layer(monkeypatch: pytest.MonkeyPatch) -> None:
