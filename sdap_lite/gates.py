@@ -367,10 +367,13 @@ class Gates:
         if self.model is None:
             raise RuntimeError("these gates are not attached to a model")
         consumers = [name for name, layer in self.graph.layers.items() if layer.mixes]
+        folded: set[int] = set()  # a weight that several layers share, whose channels are the same, is multiplied once
         with torch.no_grad():
             for name, values in zip(consumers, self.spread(), strict=True):
                 weight = cast(Any, self.model.get_submodule(name)).parametrizations.weight.original
-                weight.mul_(values.to(weight.dtype))
+                if weight.data_ptr() not in folded:
+                    weight.mul_(values.to(weight.dtype))
+                folded.add(weight.data_ptr())
         self.values, self.kept = None, torch.ones_like(self.kept)
 
     def narrowed(self, kept: dict[str, Tensor]) -> Gates:

@@ -253,6 +253,19 @@ def test_values_are_folded_into_the_weights(net: str) -> None:
     assert not torch.allclose(plain, scaled)
 
 
+def test_shared_weight_is_folded_once() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 2, 1))
+    model[4].weight = model[2].weight
+    gates, x = Gates(trace(model, EXAMPLE)), torch.randn(2, *EXAMPLE.shape[1:])
+    with torch.no_grad(), gates.attach(model):
+        gates.values = torch.where(gates.graph.removable, 0.5, 1.0)
+        scaled = model(x)
+        gates.fold()
+        torch.testing.assert_close(model(x), scaled)
+    assert model[4].weight is model[2].weight
+    torch.testing.assert_close(model(x), scaled)
+
+
 def test_folding_wants_attached_gates() -> None:
     with pytest.raises(RuntimeError, match="these gates are not attached to a model"):
         Gates(trace(build("vgg"), EXAMPLE)).fold()
