@@ -255,13 +255,13 @@ def test_broken_files_are_refused(tree: Path, tmp_path: Path, saved: Path) -> No
 
 
 def test_network_that_cannot_be_written_is_refused_before_any_training(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One whose state holds the same tensors under two names."""
-    tied = "def tied():\n    net = models.ResNet(8, classes=2, width=4)\n    net.again = net.fc\n    return net\n"
-    (tmp_path / "tiednets.py").write_text(f"from sdap_lite import models\n{tied}")
+    """One with a weight that is computed, which is more than weights and widths say."""
+    code = "def computed():\n    net = models.ResNet(8, classes=2, width=4)\n    weight_norm(net.fc)\n    return net\n"
+    (tmp_path / "computednets.py").write_text(f"from torch.nn.utils.parametrizations import weight_norm\n\nfrom sdap_lite import models\n{code}")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr("sdap_lite.__main__.run_prune", None)
-    said = refused("prune", "--net", "tiednets:tied", "--data", "folder", "--root", tree, "--size", 16, "--out", tmp_path / "small")
-    assert re.search("a network must be one that can be written as .*small, but: .*share memory", said)
+    said = refused("prune", "--net", "computednets:computed", "--data", "folder", "--root", tree, "--size", 16, "--out", tmp_path / "small")
+    assert re.search("a network must be one that can be written as .*small, but: .*parametrizations", said)
     assert not [path.name for path in tmp_path.iterdir() if "small" in path.name or path.name.startswith(".")]
 
 
