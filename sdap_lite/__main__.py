@@ -114,13 +114,7 @@ def prune(
         typer.echo(stop, err=True)
         raise typer.Exit(130) from stop
     typer.echo(result)
-    try:
-        saving.save(result.model, out)
-    except (ValueError, OSError, RuntimeError) as error:
-        folder = resume or checkpoint
-        kept = f"it is in the checkpoint, and --resume {folder} writes it" if folder else "it is lost, since --checkpoint named no folder"
-        raise typer.BadParameter(f"the pruned network cannot be written as {out}: {error}; {kept}") from error
-    typer.echo(f"written: {out}.safetensors, {out}.json")
+    _write(result.model, out, resume or checkpoint)
 
 
 @app.command()
@@ -227,6 +221,16 @@ def _check_out(model: nn.Module, out: Path) -> None:
             saving.save(model, Path(folder) / out.name)
     except (ValueError, OSError, RuntimeError) as error:
         raise typer.BadParameter(f"a network must be one that can be written as {out}, but: {error}") from error
+
+
+def _write(model: nn.Module, out: Path, folder: Path | None) -> None:
+    """Writes the pruned network; where that fails, it says where the result still is."""
+    try:
+        saving.save(model, out)
+    except (ValueError, OSError, RuntimeError) as error:
+        kept = f"it is in the checkpoint, and --resume {folder} writes it" if folder else "it is lost, since --checkpoint named no folder"
+        raise typer.BadParameter(f"the pruned network cannot be written as {out}: {error}; {kept}") from error
+    typer.echo(f"written: {out}.safetensors, {out}.json")
 
 
 def _load_saved(path: Path, model: nn.Module) -> nn.Module:

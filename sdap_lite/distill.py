@@ -9,7 +9,10 @@ from torch import Tensor
 __all__ = ["distillation_loss"]
 
 
-def distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: float = 4.0, alpha: float = 0.5) -> Tensor:
+ALPHA = 0.5  # the teacher's share: as good as 0.9 on two networks, better on a third: chapters 10 and 11
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: float = 4.0, alpha: float = ALPHA) -> Tensor:
     r"""Cross-entropy with the labels, mixed with the divergence from the teacher.
 
     .. math:: L = (1-\alpha)\,\mathrm{CE}(z_s, y) + \alpha T^2\,\mathrm{KL}(p_t^T \,\|\, p_s^T)

@@ -28,10 +28,11 @@ from . import __version__, baselines, data, saving
 from .channels import trace
 from .checkpoint import NAME, PREVIOUS, read_checkpoint, read_sealed, write_sealed
 from .data import Images
+from .distill import ALPHA
 from .graph import ChannelGraph
 from .measure import MODES, accuracy, best_device, count_macs, count_params, latency
 from .models import NETS, pruned
-from .train import ALPHA, HOLD, Result, prune, train
+from .train import HOLD, Result, prune, train
 from .variants import Variant
 
 __all__ = ["RECIPES", "SCORES", "Recipe", "run"]
@@ -223,7 +224,7 @@ RECIPES: dict[str, Recipe] = {
     "rivals-vgg": Recipe("vgg", "cifar10", 3, _taught({**RIVALS, **BIGGER_TEACHER}), images=15_000),
     "rivals-resnet20": Recipe("resnet20", "cifar10", 3, _taught({**RIVALS, **LABELS, **BIGGER_TEACHER}), images=15_000),
     "rivals-mobilenetv2-imagenette": Recipe(
-        "torchvision:mobilenet_v2", "imagenette", 4, _small_batches(_taught({**RIVALS, "alpha 0.5": {"alpha": 0.5}})), size=64
+        "torchvision:mobilenet_v2", "imagenette", 4, _taught(_small_batches({**RIVALS, "alpha 0.5": {"alpha": 0.5}})), size=64
     ),
     "ablation-vgg": Recipe("vgg", "cifar10", 3, ABLATION, images=15_000, all_validation=True),
     "comparisons-resnet20": Recipe("resnet20", "cifar10", 3, _free(STEADY), images=15_000, all_validation=True),

@@ -190,7 +190,7 @@ def _compare(model: nn.Module, small: nn.Module, graph: ChannelGraph, flat: Tens
 
     def compare(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            if not differ and not _equal(seen[name].pop(0), output):
+            if not differ and not _equal(seen[name].pop(0), output, TOLERANCE[dtype]):
                 differ.append(name)
 
         return hook
@@ -210,20 +210,20 @@ def _compare(model: nn.Module, small: nn.Module, graph: ChannelGraph, flat: Tens
             got = narrow(x.clone())
         except RuntimeError as error:
             raise SurgeryError(f"the small model cannot run, after {', '.join(differ) or 'modules that all agree'}: {error}") from error
-    if differ or not _equal(wanted, got):
+    if differ or not _equal(wanted, got, TOLERANCE[dtype]):
         raise SurgeryError(f"the small model must compute what the masked one computes, but differs first at {differ[0] if differ else 'the output'!r}")
 
 
-def _equal(wanted: Any, got: Any) -> bool:
+def _equal(wanted: Any, got: Any, tolerance: float = TOLERANCE[torch.float64]) -> bool:
     if isinstance(wanted, Tensor):
         if wanted.shape != got.shape:
             return False
         alike = (wanted == got) | (wanted.isnan() & got.isnan())  # infinite or undefined in both
         difference = torch.where(alike, 0, (wanted - got).abs())
         largest = wanted.abs().masked_fill(~wanted.isfinite(), 0)
-        return not wanted.numel() or float(difference.max()) <= TOLERANCE.get(wanted.dtype, 0.0) * max(1.0, float(largest.max()))
+        return not wanted.numel() or float(difference.max()) <= tolerance * max(1.0, float(largest.max()))
     if isinstance(wanted, dict):
-        return wanted.keys() == got.keys() and all(_equal(wanted[k], got[k]) for k in wanted)
+        return wanted.keys() == got.keys() and all(_equal(wanted[k], got[k], tolerance) for k in wanted)
     if is_dataclass(wanted):
-        return all(_equal(getattr(wanted, field.name), getattr(got, field.name)) for field in fields(wanted))
-    return all(_equal(a, b) for a, b in zip(wanted, got, strict=True)) if isinstance(wanted, (tuple, list)) else wanted == got
+        return all(_equal(getattr(wanted, field.name), getattr(got, field.name), tolerance) for field in fields(wanted))
+    return all(_equal(a, b, tolerance) for a, b in zip(wanted, got, strict=True)) if isinstance(wanted, (tuple, list)) else wanted == got

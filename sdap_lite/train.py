@@ -28,7 +28,7 @@ from .channels import trace
 from .checkpoint import RunFolder, fingerprint, read_checkpoint
 from .checks import check_device, check_images, check_model, check_number, check_plain
 from .data import Images, batches
-from .distill import distillation_loss
+from .distill import ALPHA, distillation_loss
 from .folding import fold_norms
 from .gates import RULES, Gates, RootMeanSquare
 from .graph import ChannelGraph
@@ -43,7 +43,6 @@ from .variants import COMPARISONS, Variant, attention_loss, floored, noisy, reca
 __all__ = ["Result", "learning_rate", "prune", "train"]
 
 CLOSE_EVERY = 5  # steps between two looks at which gates are open
-ALPHA = 0.5  # as good as 0.9 on two networks, better on a third: chapters 10 and 11
 HOLD = 1.0  # chosen on validation images of two networks: chapter 11
 CRISPEST = 10.0  # what a soft gate's score is multiplied by at the ramp's end, from 1 on
 

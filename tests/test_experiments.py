@@ -26,7 +26,8 @@ from typer.testing import CliRunner
 from sdap_lite import accuracy, baselines, count_macs, count_params, data, experiments, latency, load, models, prune, trace
 from sdap_lite.__main__ import app
 from sdap_lite.checkpoint import read_checkpoint, read_sealed, write_checkpoint, write_sealed
-from sdap_lite.experiments import ALPHA, HOLD, RECIPES, RIVALS, SCORES, Recipe, run
+from sdap_lite.distill import ALPHA
+from sdap_lite.experiments import HOLD, RECIPES, RIVALS, SCORES, Recipe, run
 from sdap_lite.models import NETS
 
 loop = importlib.import_module("sdap_lite.train")
