@@ -142,6 +142,11 @@ STRONGEST: dict[str, dict[str, Any]] = {
     "Taylor": _fixed("Taylor", **CUT_EARLY["sdap"]),
     "two stages": RIVALS["two stages"],
 }
+# The rate counts multiply-accumulates instead of parameters: who is ahead when all are equally fast?
+BY_MACS: dict[str, dict[str, Any]] = {
+    "sdap, by MACs": {**CUT_EARLY["sdap"], "unit": "macs"},
+    "uniform L1, by MACs": {**STRONGEST["uniform L1"], "unit": "macs"},
+}
 BIGGER_TEACHER = {"bigger teacher": {"teacher": "vgg-half"}}
 # How a gate's score may learn: chapters 2 to 5
 GATE_RULES = {
@@ -197,12 +202,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     "feature maps, weight 10, labels": {"variant": {"maps": 10.0, "labels": True}},
     "straight ramp": {"variant": {"shape": 1.0}},
     "no way back": {"cuts": 1000},
-    **{f"hold {hold:g}": {"hold": hold} for hold in (0.5, 1.0, 2.0)},
+    **{f"hold {hold:g}": {"hold": hold} for hold in (0.5, 1.0, 2.0, 10.0)},
 }
 # How scores of different layers compare, and how steady the choice is: it matters most where there are few channels to spare
 STEADY: dict[str, dict[str, Any]] = {
-    **{name: CHANGES[name] for name in ("sdap", "hold 0.5", "hold 1", "hold 2", "no way back", "cost power 1", "start: Taylor, decay 0.999")},
-    "hold 10": {"hold": 10.0},
+    **{name: CHANGES[name] for name in ("sdap", "hold 0.5", "hold 1", "hold 2", "hold 10", "no way back", "cost power 1", "start: Taylor, decay 0.999")},
     "uniform L1": RIVALS["uniform L1"],
     "uniform Taylor": _fixed("uniform Taylor"),
     "uniform scores": {"cost_power": 0.0, "variant": {"compare": "uniform"}},
@@ -246,7 +250,7 @@ RECIPES: dict[str, Recipe] = {
         "torchvision:resnet18",
         "imagenette",
         8,
-        _small_batches({**CUT_EARLY, "alpha 0.9": {**CUT_EARLY["sdap"], "alpha": 0.9}, **STRONGEST, **TRAINED_ON}),
+        _small_batches({**CUT_EARLY, "alpha 0.9": {**CUT_EARLY["sdap"], "alpha": 0.9}, **STRONGEST, **BY_MACS, **TRAINED_ON}),
         size=64,
         dense=20,
         dense_lr=0.05,
