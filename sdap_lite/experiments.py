@@ -130,6 +130,7 @@ RIVALS: dict[str, dict[str, Any]] = {
     "from scratch": {"scratch": "sdap without a hold", "lr": 0.1, **FREE},
 }
 LABELS = {"gradient of the labels' loss": {"variant": {"labels": True}}}  # the nearest rival within the ablation
+STEADIER: dict[str, dict[str, Any]] = {"hold 10": {"hold": 10.0}}  # hardly a channel comes back
 CUT_EARLY: dict[str, dict[str, Any]] = {"sdap": {"ramp": 0.25, "cuts": 2}}  # most of the run belongs to the small network
 TRAINED_ON: dict[str, dict[str, Any]] = {"dense, trained on": {"rate": 0.0}}  # what the extra epochs alone give
 # Depthwise kernels are made for widths that 8 divides: others can run slower than the dense network
@@ -224,7 +225,8 @@ RECIPES: dict[str, Recipe] = {
     # Hours on one CPU core, from shipped weights
     "gate_rules": Recipe("vgg", "cifar10", 3, _free(GATE_RULES), images=15_000),
     "headline": Recipe("vgg", "cifar10", 40, _free({"vgg": {}, "resnet20": {"net": "resnet20", "epochs": 10}}), rates=(0.75,)),
-    "rivals-fashion": Recipe("vgg", "fashion-mini", 3, RIVALS),
+    "rivals-fashion": Recipe("vgg", "fashion-mini", 3, {**RIVALS, **STEADIER}),
+    "rivals-resnet20-fashion": Recipe("resnet20", "fashion-mini", 3, {**RIVALS, **STEADIER}),
     "rivals-vgg": Recipe("vgg", "cifar10", 3, _taught({**RIVALS, **BIGGER_TEACHER}), images=15_000),
     "rivals-resnet20": Recipe("resnet20", "cifar10", 3, _taught({**RIVALS, **LABELS, **BIGGER_TEACHER}), images=15_000),
     "rivals-mobilenetv2-imagenette": Recipe(
