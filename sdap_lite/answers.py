@@ -135,7 +135,7 @@ def one_channel(answer: Any) -> str | None:
 def half_the_width(answer: Any) -> str | None:
     """By which factors parameters and MACs shrink at half the width."""
     mistakes = {
-        "not exactly four: the image's channels and the classes are not halved": (4, 4),
+        "not exactly four: what has one width only (norms, the layers at the image and at the classes) halves at most": (4, 4),
         "a layer's cost is a product of two widths, and both are halved": (2, 2),
     }
     verdicts = []

@@ -3,7 +3,7 @@ r"""A gate on every channel: a score, a mask, and a straight-through gradient. C
 The mask multiplies the *weight columns of the consumers*, not the activations:
 :math:`y = \sum_c W_{:,c}\,(m_c x_c) = (W\,\mathrm{diag}\,m)\,x`. The function is the same, no
 activation is stored twice, and the gate's gradient is
-:math:`\partial L/\partial m_c = \sum_{\text{consumers}} \langle W_{:,c}, \partial L/\partial W_{:,c}\rangle`,
+:math:`\partial L/\partial m_c = \sum_{\text{consumers}} \langle W_{:,c}, \partial L/\partial (W\,\mathrm{diag}\,m)_{:,c}\rangle`,
 whose mean square over batches is the channel's Taylor importance (Molchanov et al. 2019).
 """
 

@@ -73,7 +73,7 @@ class _Many(Team):
         try:
             from accelerate import Accelerator
         except ImportError as error:
-            raise ImportError("a run on several devices needs the package accelerate: pip install 'sdap_lite[many]'") from error
+            raise ImportError("a run on several devices needs the package accelerate: pip install accelerate") from error
         # Mixed precision is chosen by mode=, so Accelerate's own stays off, whatever its configuration says.
         self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
         self.rank, self.size = self.accelerator.process_index, self.accelerator.num_processes

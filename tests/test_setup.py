@@ -172,12 +172,14 @@ def test_readme_says_what_was_recorded(name: str) -> None:
         dense = {"test": card["dense test"][net], **recorded.get("dense", {}).get(net, {})}
         found = spread(row["test"] for row in rows)
         sizes = [(row["achieved"], row["macs removed"]) for row in rows]
-        if recipe.begin_with:  # what is removed counts from the whole network
-            dense = sdap_lite.models.pruned_card(recipe.begin_with)["dense"]
+        epochs = str(rows[0]["epochs"])
+        if recipe.begin_with:  # what is removed counts from the whole network, and so do the epochs
+            before = sdap_lite.models.pruned_card(recipe.begin_with)
+            dense, epochs = before["dense"], f"{before['settings']['epochs']} + {epochs}"
             sizes = [tuple(1 - row[unit] / dense[unit] for unit in ("params", "macs")) for row in rows]
         params, macs = (f"{100 * mean(size):.1f} %" for size in zip(*sizes, strict=True))
         ours = arm.startswith("sdap") and rate > 0
-        assert (f"| {100 * dense['test']:.2f} % | {found} | {params} | {macs} | {rows[0]['epochs']} |" if ours else found) in readme
+        assert (f"| {100 * dense['test']:.2f} % | {found} | {params} | {macs} | {epochs} |" if ours else found) in readme
 
 
 def spread(values: Iterable[float]) -> str:
@@ -232,11 +234,11 @@ def test_promises_say_what_was_counted() -> None:
     before, after = load["sweep"]["before"], load["sweep"]["after"]
     deep, wide = (load[net]["trace, CPU seconds"] for net in ("deep", "wide"))
     rows = {
-        "Runs killed and then resumed": kills["kills"],
+        f"Kills, each resumed, in {kills['runs']} runs": kills["kills"],
         **{f"… killed during {moment}": times for moment, times in kills["killed during"].items()},
         "Damaged, foreign and hostile files read": counts["files"]["examples"],
         **({"Random networks pruned": counts["networks"]["examples"]} if "networks" in counts else {}),
-        "Tests of bad input, faults and archives passed": sum(value for value in counts["inputs"].values() if isinstance(value, int)),
+        "Tests of bad input, faults, archives and checkpoints passed": sum(value for value in counts["inputs"].values() if isinstance(value, int)),
         **({"Chapters run at once on two cores": counts["notebooks"]["at once"]} if "notebooks" in counts else {}),
         "Prunings in one process": load["sweep"]["prunings"],
         "… memory in use afterwards": f"{after['MiB'] - before['MiB']} MiB more",

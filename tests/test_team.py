@@ -140,7 +140,7 @@ def test_layer_that_is_never_called_is_found() -> None:
 def test_several_processes_need_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(ImportError, match=r"needs the package accelerate: pip install 'sdap_lite\[many\]'"):
+    with pytest.raises(ImportError, match=r"needs the package accelerate: pip install accelerate"):
         team(torch.device("cpu"))
 
 
