@@ -36,6 +36,8 @@ def leaves(tree: Any) -> list[Any]:
 
 def mapped(tree: Any, change: Callable[[Any], Any]) -> Any:
     """The same nest, with each leaf changed."""
+    if type(tree).__module__ == "torch.return_types":  # of max, say: its items go by names, which torch.fx would take away
+        return type(tree)([mapped(item, change) for item in tree])
     return fx.node.map_aggregate(tree, change)
 
 

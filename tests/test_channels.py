@@ -207,7 +207,25 @@ def sample(x: Tensor, grid: Tensor) -> Tensor:
 UNKNOWN = "the tracer does not know what it does with channels"
 BY_NUMBER = "it counts channels by a number written in the code"
 STAYS: dict[str, tuple[Net, str, str, str]] = {  # the net, and the operation, module and reason that the graph must name
-    "an operation that nobody knows": (Net(lambda x: torch.sort(x, 1)[0]), "sort", "middle", UNKNOWN),
+    "an operation that nobody knows": (Net(lambda x: torch.cummax(x, 1)[0]), "cummax", "middle", UNKNOWN),
+    "its values, by name": (Net(lambda x: x.cummax(1).values), "cummax", "middle", UNKNOWN),
+    "its singular values": (Net(lambda x: torch.linalg.svd(x.flatten(2), full_matrices=False).S[:, :, None, None]), "linalg_svd", "middle", UNKNOWN),
+    "channels in order": (Net(lambda x: torch.sort(x, 1)[0]), "sort", "middle", "it mixes channels"),
+    "the three largest channels": (Net(lambda x: x.topk(3, dim=1).values, 3), "topk", "middle", "it mixes channels"),
+    "the second smallest channel": (Net(lambda x: x.kthvalue(2, 1, True)[0], 1), "kthvalue", "middle", "it mixes channels"),
+    "the largest channel, by name": (Net(lambda x: x * x.max(dim=1, keepdim=True).values), "max", "middle", "it mixes channels"),
+    "quantiles by a tensor": (
+        Net(Holding(lambda x, q: x * torch.quantile(x, q.to(x), 3)[0, ..., None], torch.tensor([0.2, 0.8]))),
+        "quantile",
+        "middle",
+        UNKNOWN,
+    ),
+    "a constant as large as it": (
+        Net(Holding(lambda x, c: x * c.expand_as(x), torch.rand(8, 16, 1))),
+        "expand_as",
+        "middle",
+        "a tensor that is no layer's meets the channels",
+    ),
     "local response norm": (Net(nn.LocalResponseNorm(3)), "LocalResponseNorm", "middle", UNKNOWN),
     "a sum of what came before": (Net(lambda x: torch.cumsum(x, 1)), "cumsum", "middle", "it mixes channels"),
     "softmax over channels": (Net(nn.Softmax(dim=1)), "Softmax", "middle", "it mixes channels"),
@@ -303,6 +321,18 @@ GOES: dict[str, tuple[Net, int, int, set[str]]] = {  # the net, how many of the 
     "root mean square over positions": (Net(lambda x: F.rms_norm(x, [16, 16])), 8, 8, set()),
     "median over positions": (Net(lambda x: x - x.flatten(2).median(2)[0][:, :, None, None]), 8, 8, set()),
     "variance and mean": (Net(lambda x: x - torch.var_mean(x, (2, 3), keepdim=True)[1]), 8, 8, set()),
+    "in order over positions": (Net(lambda x: x.sort()[0] + torch.sort(x, dim=2, descending=True).values), 8, 8, set()),
+    "places in order": (Net(lambda x: x * x.sort(-1).indices), 8, 8, set()),
+    "largest over positions": (Net(lambda x: x * x.flatten(2).topk(3, -1).values.mean(-1).view(x.shape[0], -1, 1, 1)), 8, 8, set()),
+    "second smallest over positions": (Net(lambda x: x - x.kthvalue(2, 3, True)[0] + torch.kthvalue(x, 2)[0][..., None]), 8, 8, set()),
+    "a quantile over positions": (Net(lambda x: x - torch.quantile(x.flatten(2), 0.3, dim=2)[..., None, None] + x.quantile(0.5, 3, True)), 8, 8, set()),
+    "means of what is a number": (Net(lambda x: x - x.nanmean((2, 3), True) + (x - 0.1).log().nansum(3, True) + torch.nanmedian(x, 3, True)[0]), 8, 8, set()),
+    "products over positions": (Net(lambda x: x.cumprod(3) + torch.cumprod(x, dim=2)), 8, 8, set()),
+    "one channel for all": (Net(lambda x: x * x[:, :1].expand_as(x)), 8, 7, {BY_NUMBER, "one channel is spread over many"}),
+    "a number for all": (Net(Holding(lambda x, a: x * a.expand_as(x), torch.rand(1))), 8, 8, set()),
+    "a map of positions for all": (Net(Holding(lambda x, a: x + a.expand_as(x), torch.rand(1, 1, 16, 16))), 8, 8, set()),
+    "a number for all, beside it": (Net(Holding(lambda x, a: torch.cat([x, a.expand_as(x)], 1), torch.rand(1)), 16), 8, 8, set()),
+    "its data": (Net(lambda x: shuffle(x.data)), 4, 4, set()),
     "masks": (Net(lambda x: x.masked_fill(x > 1, 0.5) * (~(x > 2) & (x < 3))), 8, 8, set()),
     "a constant beside it": (Net(Holding(lambda x, c: torch.cat([x, c.expand(x.shape[0], -1, -1, -1)], 1), torch.rand(1, 2, 16, 16)), 10), 8, 8, set()),
     "coordinates beside it": (
@@ -574,6 +604,67 @@ def test_layer_of_a_subclass_with_the_same_function_is_a_layer(groups: int) -> N
     small = remove_channels(net, graph, kept)
     with hooked(net, graph, graph.join(kept, True)), torch.no_grad():
         torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
+
+
+IN_PLACE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "masked_fill_": lambda x, y: x.masked_fill_(y > 0, 0.5),
+    "copy_": lambda x, y: x.copy_(y),
+    "fill_": lambda x, y: x.fill_(0.5),
+    "zero_": lambda x, y: x.zero_(),
+}
+ELEMENTWISE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    **{name: lambda x, y, name=name: getattr(x, name)() for name in "absolute arctan asinh exp2 erfc cpu".split()},  # type: ignore[misc]
+    **{name: lambda x, y, name=name: getattr(x, name)() * y for name in "bool int long".split()},  # type: ignore[misc]
+    **{name: lambda x, y, name=name: getattr(torch, name)(x, y) for name in "fmax fmin logaddexp copysign".split()},  # type: ignore[misc]
+    "clamp_min": lambda x, y: x.clamp_min(-0.1) + torch.clamp_min(y, 0.2),
+    "clamp_max": lambda x, y: x.clamp_max(0.1) + torch.clamp_max(y, 0.2),
+    "acosh, atanh and logit": lambda x, y: x.abs().add(1.1).acosh() + torch.logit(y.sigmoid()) + y.sigmoid().atanh(),
+    "celu": lambda x, y: torch.celu(x) + torch.selu(y) + torch.threshold(x, 0.1, 0.0),
+    "celu_": lambda x, y: F.celu_(x) + F.selu_(y),
+    "data": lambda x, y: x.data + y,
+}
+
+
+@pytest.mark.parametrize("case", [*IN_PLACE, *ELEMENTWISE])
+def test_elementwise_operations_tie_what_they_meet(case: str) -> None:
+    """Two layers meet; what an operation in place left behind is read by its old name, too."""
+
+    class Meeting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c, self.d = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 1), nn.Conv2d(8, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            a, b = self.a(x), self.b(x)
+            return self.c({**IN_PLACE, **ELEMENTWISE}[case](a, b).to(x)) + self.d(a)
+
+    net = Meeting().double().eval()
+    graph = trace(net, EXAMPLE)
+    assert {note.reason for note in graph.kept} == {"the network's output"}
+    x = torch.randn(2, *EXAMPLE.shape[1:], dtype=torch.float64)
+    for seed in range(3):
+        kept = some_kept(graph, seed)
+        small = remove_channels(net, graph, kept)
+        with hooked(net, graph, graph.join(kept, True)), torch.no_grad():
+            torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
+
+
+def test_code_that_asks_a_weight_for_its_kind_keeps_nothing() -> None:
+    class Kind(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x.to(self.a.weight.dtype)).to(self.b.weight.device).type_as(self.b.weight)
+            x = F.pad(x, [self.b.weight.shape[-1] - 3] * 4)
+            return self.c(self.b(x).to(self.c.bias))
+
+    net = Kind().double().eval()
+    graph = trace(net, EXAMPLE)
+    assert list(graph.prunable) == ["a", "b"]
+    assert {note.reason for note in graph.kept} == {"the network's output"}
+    remove_channels(net, graph, some_kept(graph, 0))
 
 
 def test_weight_that_code_reads_elsewhere_stays() -> None:
