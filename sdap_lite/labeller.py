@@ -143,7 +143,7 @@ class Labeller(fx.Interpreter):
 
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
         value = super().placeholder(target, args, kwargs)
-        return _constant(value) if isinstance(value, Tensor) else value
+        return mapped(value, lambda leaf: _constant(leaf) if isinstance(leaf, Tensor) else leaf)  # a list, if it is *args
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         """A parameter or buffer with one value a channel has labels of its own: those of what it meets."""

@@ -419,6 +419,47 @@ def test_pooling_and_unpooling_modules_pass_channels_on() -> None:
     remove_channels(net, graph, some_kept(graph, 0))
 
 
+def test_layers_made_on_the_way_are_code_like_any_other() -> None:
+    """A slice of a Sequential is a new one, that is no submodule; so is a pooling layer made where it is called."""
+
+    class Sliced(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+            self.fc = nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            low = self.features[:3](x)
+            return self.fc(nn.AdaptiveAvgPool2d(1)(self.features[3:](low)).flatten(1))
+
+    net = randomize(Sliced()).double().eval()
+    graph = trace(net, EXAMPLE)
+    assert groups(graph) == {"features.0": (8, ("features.0",)), "features.3": (8, ("features.3",)), "fc": (5, ("fc",))}
+    assert list(graph.prunable) == ["features.0", "features.3"]
+    kept, x = some_kept(graph, 0), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    small = remove_channels(net, graph, kept)
+    with hooked(net, graph, graph.join(kept, True)), torch.no_grad():
+        torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
+
+
+def test_input_may_be_one_of_any_number_of_arguments() -> None:
+    class Several(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 1)
+
+        def forward(self, *images: Tensor) -> Tensor:
+            if len(images) != 1 or images[0].shape[-1] < 3:
+                raise ValueError("one image is wanted")
+            return self.b(self.a(images[0]))
+
+    net = Several()
+    graph = trace(net, EXAMPLE)
+    assert list(graph.prunable) == ["a"]
+    assert graph.layers["a"].kind == "conv"
+    remove_channels(net, graph, some_kept(graph, 0))
+
+
 def test_argument_with_a_default_has_it() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
