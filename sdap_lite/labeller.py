@@ -37,7 +37,8 @@ OTHER_USE = "it uses the weight of a layer in another way"
 UNOWNED = "its weight is no layer's own"
 COMPUTED = "its weight is computed from other tensors"
 OTHERWISE = "it computes otherwise than its base class"
-LAYERS = {UNOWNED, COMPUTED, OTHERWISE}  # a layer that is not understood is told of, wherever it stands
+UNCALLED = "it is not called on this example, and stays whole"
+LAYERS = {UNOWNED, COMPUTED, OTHERWISE, UNCALLED}  # a layer that is not understood is told of, wherever it stands
 ABSENT = object()  # what could not be computed
 
 

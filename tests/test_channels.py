@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -473,6 +475,34 @@ def test_argument_with_a_default_has_it() -> None:
     graph = trace(Two(), EXAMPLE)
     assert list(graph.layers) == ["a", "c"]
     assert list(graph.prunable) == ["a"]
+
+
+def test_layers_that_the_example_does_not_call_are_told_of() -> None:
+    """At the outermost module of which nothing is called; what has no layers, or is called in train mode only, is not."""
+
+    class Large(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.c, self.aux = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 5), nn.Conv2d(8, 8, 1)
+            self.halve = nn.Sequential(nn.Sequential(nn.Conv2d(8, 8, 3, 2, 1), nn.BatchNorm2d(8)), nn.Conv2d(8, 8, 1))
+            self.stages = nn.ModuleList(nn.Conv2d(8, 8, 1) for _ in range(3))
+            self.functional, self.drop = nn.Conv2d(8, 8, 1), nn.Dropout()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stages[0](self.a(x))
+            if x.shape[-1] > 16:
+                x = self.drop(self.halve(x))
+            x = F.conv2d(x, self.functional.weight, self.functional.bias)
+            return self.c((x + self.aux(x) if self.training else x).mean((2, 3)))
+
+    net = Large()
+    graph = trace(net, EXAMPLE)
+    reason = "it is not called on this example, and stays whole"
+    assert [(n.operation, n.module) for n in graph.kept if n.reason == reason] == [("Sequential", "halve"), ("Conv2d", "stages.1"), ("Conv2d", "stages.2")]
+    assert f"all channels kept by Sequential at halve: {reason}" in str(graph)
+    assert f"all channels kept by Conv2d at stages.1: {reason} (1 more of these)" in str(graph)
+    assert "is not called" not in str(trace(net, torch.zeros(1, 3, 32, 32))).replace(f"stages.1: {reason}", "")
+    assert cost(graph) == count_params(net)
 
 
 def test_layer_whose_weight_is_computed_is_named_wherever_it_stands() -> None:
@@ -992,6 +1022,25 @@ def test_model_in_train_mode_keeps_its_running_statistics() -> None:
     assert all(m.training for m in model.modules())
 
 
+@pytest.mark.parametrize("numbers", [False, True])
+def test_random_numbers_go_on_as_if_nothing_had_been_traced(numbers: bool) -> None:
+    """With all numbers as with shapes only."""
+
+    class Noisy(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            shift = random.random() + np.random.random() + float(torch.rand(1))  # noqa: NPY002 - user code has it
+            return super().forward(x + shift + torch.eye(16) if numbers else x + shift)
+
+    def states() -> str:
+        with np.printoptions(threshold=1000):
+            return f"{random.getstate()} {np.random.get_state()} {torch.get_rng_state().tolist()}"  # noqa: NPY002
+
+    net = Noisy(lambda x: x)
+    before = states()
+    trace(net, EXAMPLE)
+    assert states() == before
+
+
 def test_mode_comes_back_when_tracing_fails() -> None:
     model = build("vgg").train()
     with pytest.raises(TraceError):
@@ -1026,6 +1075,44 @@ def test_branch_on_data_is_refused() -> None:
 def test_example_that_does_not_fit_is_refused() -> None:
     with pytest.raises(TraceError, match=r"the example of shape \[1, 1, 16, 16\] must run through the model, got: .*channels"):
         trace(build("vgg"), torch.zeros(1, 1, 16, 16))
+
+
+BATCH = r"a batch of inputs, such as images of shape \[1, channels, height, width\]"
+
+
+def test_example_that_is_no_batch_is_refused() -> None:
+    with pytest.raises(TraceError, match=rf"the example of shape \[3, 16, 16\] must run through the model \(it is {BATCH}\), got: "):
+        trace(build("vgg"), torch.zeros(3, 16, 16))
+    with pytest.raises(TraceError, match=rf"the example must be a tensor, {BATCH}, got tuple"):
+        trace(build("vgg"), (EXAMPLE,))  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_what_is_no_plain_network_is_refused() -> None:
+    net = build("vgg")
+    wrong: dict[str, Any] = {
+        "wrapped in OptimizedModule: give model._orig_mod": torch.compile(net),
+        "wrapped in DataParallel: give model.module": nn.DataParallel(net),
+        "is a RecursiveScriptModule: give the module that it was made from": torch.jit.script(nn.ReLU()),
+        "must be a torch.nn.Module, got str": "vgg",
+    }
+    for message, model in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            trace(model, EXAMPLE)
+    scripted = torch.jit.script(twice)
+    with pytest.raises(TraceError, match=r"but twice is compiled by torch.jit.script: remove the decorator$"):
+        trace(Net(lambda x: scripted(x)), EXAMPLE)
+
+
+def twice(x: Tensor) -> Tensor:
+    return 2 * x
+
+
+def test_model_that_cannot_be_copied_is_refused(tmp_path: Path) -> None:
+    net = build("vgg")
+    message = r"the model must be one that copy.deepcopy can copy, got: cannot pickle"
+    with open(tmp_path / "log", "w") as net.log, pytest.raises(TraceError, match=message):  # type: ignore[assignment]
+        trace(net, EXAMPLE)
 
 
 def test_model_that_has_never_run_is_refused() -> None:
