@@ -108,7 +108,11 @@ class Labeller(fx.Interpreter):
         if n.name in self.asked and not _labelled(value):
             self.env[n] = value
             if self.replay.varies(n):
-                self.keep([x.labels for x in self.replay.sources(n)], NUMBER)
+                ties = self.replay.alike(n)
+                for a, b in ties:
+                    self.tie(a, b)
+                if not ties:
+                    self.keep([x.labels for x in self.replay.sources(n)], NUMBER)
         return value
 
     # Notes

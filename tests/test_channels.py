@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -891,6 +892,60 @@ def test_code_that_asks_for_the_number_of_channels_keeps_them() -> None:
 
     graph = trace(Branch(), EXAMPLE)
     assert list(graph.prunable) == ["b"]
+    assert any((note.operation, note.reason) == ("eq", "it computes with the number of channels") for note in graph.kept)
+
+
+COMPARISONS: dict[str, tuple[Callable[[Tensor, Tensor], Any], set[str]]] = {  # what is compared, and which layers' channels may go
+    "shapes": (lambda x, y: x.shape == y.shape, {"a", "d"}),
+    "sizes": (lambda x, y: x.size() == y.size(), {"a", "d"}),
+    "counts": (lambda x, y: x.size(1) == y.shape[1], {"a", "d"}),
+    "counts, the other way round": (lambda x, y: not operator.ne(x.shape[1], y.shape[1]), {"a", "d"}),
+    "halves": (lambda x, y: x.shape[1] // 2 == y.shape[1] // 2, {"a", "d"}),
+    "a count and a number": (lambda x, y: x.shape[1] == 8, {"b", "d"}),
+    "counts that differ elsewhere": (lambda x, y: 2 * x.shape[1] == 16 + y.shape[1] - x.shape[1] + 0 * y.shape[1], {"d"}),
+    "positions": (lambda x, y: x.shape[2:] == y.shape[2:], {"a", "b", "d"}),
+}
+
+
+@pytest.mark.parametrize("case", list(COMPARISONS))
+def test_equal_widths_that_are_compared_stay_equal(case: str) -> None:
+    """The code takes the same branch at every width, if the two go together."""
+    compare, free = COMPARISONS[case]
+
+    class Skip(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.d, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            y = self.b(x)
+            return self.c(self.d(F.relu(y) if compare(x, y) else y))
+
+    net = Skip().double().eval()
+    graph = trace(net, EXAMPLE)
+    assert set(graph.prunable) == free
+    kept, x = some_kept(graph, 0), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    small = remove_channels(net, graph, kept)
+    with hooked(net, graph, graph.join(kept, True)), torch.no_grad():
+        torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
+
+
+def test_different_widths_that_are_compared_stay() -> None:
+    """They might be equal when channels are gone."""
+
+    class Skip(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 12, 1), nn.Conv2d(12, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            y = self.b(x)
+            return self.c(x + y if x.shape == y.shape else y)
+
+    graph = trace(Skip(), EXAMPLE)
+    assert not graph.prunable
     assert any((note.operation, note.reason) == ("eq", "it computes with the number of channels") for note in graph.kept)
 
 
