@@ -18,19 +18,29 @@ the graph says which operation, at which module, why. Chapters 1 and 3 show it a
 from __future__ import annotations
 
 import copy
+import random
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .checks import check_plain
 from .copies import empty_tables
 from .graph import ChannelGraph, Group, Kept, Layer
-from .labeller import LAYERS, Findings, Labeller
+from .labeller import LAYERS, UNCALLED, Findings, Labeller
 from .labels import FIXED, connect
+from .operations import NORM_MODULES
 from .writing import Writer
 
 __all__ = ["ChannelGraph", "TraceError", "trace"]
+
+BATCH = "a batch of inputs, such as images of shape [1, channels, height, width]"
 
 
 class TraceError(ValueError):
@@ -46,10 +56,11 @@ def trace(model: nn.Module, example: Tensor) -> ChannelGraph:
 
     Args:
         model: any network that ``torch.fx`` can write down.
-        example: one input, such as ``torch.zeros(1, 3, 32, 32)``.
+        example: a batch of inputs, of which one is looked at, such as ``torch.zeros(1, 3, 32, 32)``.
 
     Raises:
         TraceError: ``torch.fx`` cannot write the model down, or the example does not fit it.
+        ValueError: the model is compiled, or wrapped in another.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
     >>> print(trace(net, torch.zeros(1, 3, 8, 8)))
@@ -58,25 +69,43 @@ def trace(model: nn.Module, example: Tensor) -> ChannelGraph:
     3            10       0  3
       10 channels kept by output at the top: the network's output
     """
+    wrapped = isinstance(model, (torch.jit.ScriptModule, nn.DataParallel)) or type(model).__name__ == "OptimizedModule"
+    if wrapped or not isinstance(model, nn.Module):
+        check_plain(model)  # says what to give instead
+    if not isinstance(example, Tensor) or example.ndim == 0:
+        raise TraceError(f"the example must be a tensor, {BATCH}, got {type(example).__name__}")
     lazy = [name for name, p in model.named_parameters() if nn.parameter.is_lazy(p)]
     if lazy:
         raise TraceError(f"the model must have all its parameters, but these are not there before it is run once: {lazy[:5]}")
-    example = example.detach()[:1].to(next(model.parameters(), torch.zeros(0)).dtype)
+    given, example = list(example.shape), example.detach()[:1].to(next(model.parameters(), torch.zeros(0)).dtype)
     names = {name for name, _ in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]}
     found = Findings(names)
-    try:
-        # Two examples, since with one an axis for the batch looks like one to squeeze.
-        _label(_skeleton(model), example.to("meta").expand(2, *example.shape[1:]), found)
-    except Exception:  # code that looks at numbers, or makes tensors on the CPU: with all numbers, then
-        found = Findings(names)
+    with _same_randomness(model):
         try:
-            with torch.random.fork_rng():
-                _label(copy.deepcopy(model), example.to(next(model.parameters(), example).device), found)
-        except TraceError:
-            raise
-        except Exception as error:
-            raise TraceError(f"the example of shape {list(example.shape)} must run through the model, got: {error}") from error
+            # Two examples, since with one an axis for the batch looks like one to squeeze.
+            _label(_skeleton(model), example.to("meta").expand(2, *example.shape[1:]), found)
+        except Exception:  # code that looks at numbers, or makes tensors on the CPU: with all numbers, then
+            found = Findings(names)
+            try:
+                _label(_copied(model, {}), example.to(next(model.parameters(), example).device), found)
+            except TraceError:
+                raise
+            except Exception as error:
+                hint = "" if len(given) == 4 else f" (it is {BATCH})"
+                raise TraceError(f"the example of shape {given} must run through the model{hint}, got: {error}") from error
     return _graph(found, tuple(example.shape), sum(p.numel() for p in model.parameters()))
+
+
+@contextmanager
+def _same_randomness(model: nn.Module) -> Iterator[None]:
+    """Random numbers that the model's code draws leave the generators, which are everybody's, as they were."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the model's code may use it
+    try:
+        with torch.random.fork_rng(sorted({p.get_device() for p in model.parameters() if p.is_cuda})):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
 
 
 def _skeleton(model: nn.Module) -> nn.Module:
@@ -85,6 +114,10 @@ def _skeleton(model: nn.Module) -> nn.Module:
     for tensor in [*model.parameters(), *model.buffers()]:
         empty = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
+    return _copied(model, memo)
+
+
+def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:  # what user code may raise
@@ -99,6 +132,10 @@ def _write_down(model: nn.Module, example: Tensor, training: bool) -> tuple[fx.G
     try:
         return writer.trace(model), writer.asked
     except Exception as error:  # fx raises many kinds, each for code that depends on the data
+        scripted = re.match(r"(\w+)\(\) Expected a value of type .* found type '_(Proxy|Attribute)'", str(error))
+        if scripted:
+            rule = "the model must be Python code that torch.fx can read"
+            raise TraceError(f"{rule}, but {scripted[1]} is compiled by torch.jit.script: remove the decorator") from error
         raise TraceError(f"the model must be one that torch.fx can trace (no branch that depends on the data), got: {error}") from error
 
 
@@ -115,12 +152,29 @@ def _label(body: nn.Module, example: Tensor, found: Findings) -> None:
     with torch.no_grad():
         for i, (graph, asked) in enumerate(graphs):
             Labeller(body, graph, found, len(example), asked, counting=i == 0).run(example)
+        found.notes += _uncalled(body, [graph for graph, _ in graphs])
         if found.unclear:
             network = fx.Interpreter(body, graph=graphs[0][0])
             try:
                 found.macs = _count_macs(network, example[:1])
             except Exception:  # code for more than one example: squeeze() takes the axis of a single one away, too
                 found.macs = _count_macs(network, example) // len(example)
+
+
+def _uncalled(body: nn.Module, graphs: list[fx.Graph]) -> list[Kept]:
+    """Layers that the code of neither mode calls on this example, such as a branch's for larger images: told by the outermost module of such only."""
+    nodes, named = [node for graph in graphs for node in graph.nodes], dict(body.named_parameters())
+    used = {id(p) for node in nodes if node.op == "call_module" for p in body.get_submodule(str(node.target)).parameters()}
+    used |= {id(named[str(node.target)]) for node in nodes if node.op == "get_attr" and node.target in named}
+    kinds = (nn.modules.conv._ConvNd, nn.Linear, nn.GroupNorm, *NORM_MODULES)
+    layers = {name: {id(p) for p in m.parameters(recurse=False)} for name, m in body.named_modules() if isinstance(m, kinds)}
+    called = [name for name, own in layers.items() if not own or own & used]
+    outermost = {}
+    for path in [name for name in layers if name not in called]:
+        while "." in path and not any(other.startswith(path.rpartition(".")[0] + ".") for other in called):
+            path = path.rpartition(".")[0]
+        outermost[path] = Kept(torch.zeros(0, dtype=torch.long), type(body.get_submodule(path)).__name__, path, UNCALLED)
+    return list(outermost.values())
 
 
 def _count_macs(network: fx.Interpreter, example: Tensor) -> int:

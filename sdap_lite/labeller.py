@@ -37,7 +37,8 @@ OTHER_USE = "it uses the weight of a layer in another way"
 UNOWNED = "its weight is no layer's own"
 COMPUTED = "its weight is computed from other tensors"
 OTHERWISE = "it computes otherwise than its base class"
-LAYERS = {UNOWNED, COMPUTED, OTHERWISE}  # a layer that is not understood is told of, wherever it stands
+UNCALLED = "it is not called on this example, and stays whole"
+LAYERS = {UNOWNED, COMPUTED, OTHERWISE, UNCALLED}  # a layer that is not understood is told of, wherever it stands
 ABSENT = object()  # what could not be computed
 
 
@@ -107,7 +108,11 @@ class Labeller(fx.Interpreter):
         if n.name in self.asked and not _labelled(value):
             self.env[n] = value
             if self.replay.varies(n):
-                self.keep([x.labels for x in self.replay.sources(n)], NUMBER)
+                ties = self.replay.alike(n)
+                for a, b in ties:
+                    self.tie(a, b)
+                if not ties:
+                    self.keep([x.labels for x in self.replay.sources(n)], NUMBER)
         return value
 
     # Notes
@@ -143,7 +148,7 @@ class Labeller(fx.Interpreter):
 
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
         value = super().placeholder(target, args, kwargs)
-        return _constant(value) if isinstance(value, Tensor) else value
+        return mapped(value, lambda leaf: _constant(leaf) if isinstance(leaf, Tensor) else leaf)  # a list, if it is *args
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         """A parameter or buffer with one value a channel has labels of its own: those of what it meets."""
@@ -151,7 +156,7 @@ class Labeller(fx.Interpreter):
         name = str(target)
         layers = [self.module.get_submodule(layer) if (layer := self.layer_of(user)) else None for user in self.node.users]
         own = [layer is not None and (value is layer.weight or value is layer.bias) for layer in layers]
-        if any(own) and all(yes or _asks_kernel(user, value) for yes, user in zip(own, self.node.users, strict=True)):
+        if isinstance(value, Tensor) and all(yes or _asks_kind(user, self.node, value) for yes, user in zip(own, self.node.users, strict=True)):
             return value
         self.found.touched[name] = (id(value), "get_attr", OWN_CODE)
         axes = [a for a, size in enumerate(value.shape) if size > 1] if isinstance(value, Tensor) else []
@@ -208,6 +213,7 @@ class Labeller(fx.Interpreter):
         if is_dataclass(target):  # a dataclass of outputs, of which only the fields count
             return kwargs
         named = (getattr(target, "__module__", ""), getattr(target, "__name__", "")) in ops.ELEMENTWISE_NAMES
+        named |= target is getattr and args[1] in ops.ELEMENTWISE_ATTRIBUTES
         return self.call(args, kwargs, named or target in ops.ELEMENTWISE, target in ops.ALONG, target in ops.MOVING, ops.REDUCING.get(target))
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
@@ -248,9 +254,9 @@ class Labeller(fx.Interpreter):
         if along_axes and len(inputs) == 1:
             dim = args[2 if target is F.normalize else 1] if len(args) > (2 if target is F.normalize else 1) else kwargs.get("dim", 1)
             return self.along_axes(inputs[0], value, dim)
-        if place is not None and any(isinstance(a, (Labelled, Tensor)) for a in args[1:]):  # the larger of two
+        if place == 1 and any(isinstance(a, (Labelled, Tensor)) for a in args[1:]):  # the larger of two
             return self.elementwise(args, value)
-        if place is not None and len(inputs) == 1:
+        if place is not None and len(inputs) == 1 and not any(isinstance(leaf, Tensor) for leaf in leaves((args, kwargs))):
             return self.reducing(args[place] if len(args) > place else kwargs.get("dim", kwargs.get("axis")), inputs[0], value)
         return self.unknown((args, kwargs), value)
 
@@ -277,9 +283,9 @@ class Labeller(fx.Interpreter):
             return self.joining(parts, args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0)), value)
         if target is F.glu:
             return self.gated(inputs[0], args[1] if len(args) > 1 else kwargs.get("dim", -1), value)
-        if target == "expand_as":
-            self.elementwise(args, value)
-            return Labelled(value, args[0].labels.expand(value.shape))
+        if target in ops.ORDERING and len(inputs) == 1:
+            place = ops.ORDERING[target]
+            return self.ordering(args[place] if len(args) > place else kwargs.get("dim", -1), inputs[0], value)
         return None
 
     def layer_by_code(self, inputs: list[Labelled], tree: Any, value: Tensor) -> Any:
@@ -553,6 +559,14 @@ class Labeller(fx.Interpreter):
         done = [Labelled(result, condense(low)) for result in results]
         return done[0] if isinstance(value, Tensor) else type(value)(done)
 
+    def ordering(self, dim: int, x: Labelled, value: Any) -> Any:
+        """Values along an axis in their order, or the first of these, with their places: they keep the channel if all are of one."""
+        labels = self.roots(x.labels)
+        first = labels.narrow(dim, 0, 1)
+        if not torch.equal(labels, first.expand(labels.shape)):
+            return self.unknown(x, value, MIXES)
+        return mapped(value, lambda part: Labelled(part, condense((first if part.ndim == first.ndim else first.squeeze(dim)).expand(part.shape))))
+
     def gated(self, x: Labelled, axis: int, value: Tensor) -> Any:
         """Half of the channels times a sigmoid of the other half: they go in pairs."""
         first, second = x.labels.chunk(2, axis)
@@ -573,8 +587,12 @@ def _running(node: fx.Node) -> str:
     return stack[-1] if stack else ""
 
 
-def _asks_kernel(node: fx.Node, weight: Tensor) -> bool:
-    """Whether a node asks for the shape of a weight, and its users for the kernel's size only."""
+def _asks_kind(node: fx.Node, given: fx.Node, weight: Tensor) -> bool:
+    """Whether a node asks a weight for its type or device only, or for its shape, and its users for the kernel's size only."""
+    if node.target is getattr and node.args[1] in ops.KINDS:
+        return True
+    if node.op == "call_method" and node.target in ops.FIRST_ONLY and node.args[0] is not given:
+        return True
     if (node.op, node.target) != ("call_method", "size") and not (node.target is getattr and node.args[1] == "shape"):
         return False
     axes = weight.ndim - 2

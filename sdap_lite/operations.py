@@ -26,23 +26,27 @@ _ACTIVATIONS = """
     Sigmoid Tanh Softplus Softsign LogSigmoid Identity Dropout Dropout1d Dropout2d Dropout3d AlphaDropout FeatureAlphaDropout
 """
 _FUNCTIONS = """
-    threshold relu relu_ relu6 rrelu leaky_relu leaky_relu_ elu elu_ celu selu gelu silu mish hardswish hardsigmoid hardtanh hardtanh_
+    threshold relu relu_ relu6 rrelu leaky_relu leaky_relu_ elu elu_ celu celu_ selu selu_ gelu silu mish hardswish hardsigmoid hardtanh hardtanh_
     hardshrink softshrink tanhshrink sigmoid tanh softplus softsign logsigmoid
     dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout
 """
 _MATHS = """
-    abs acos addcdiv addcmul asin atan atan2 add ceil clamp clip clone cos cosh div eq erf exp expm1 floor floor_divide fmod frac ge gt hypot
-    isfinite isinf isnan le lerp log log10 log1p log2 logical_and logical_not logical_or logical_xor lt masked_fill maximum minimum mul
+    abs absolute acos acosh addcdiv addcmul arctan asin asinh atan atan2 atanh add ceil clamp clamp_max clamp_min clip clone copysign cos cosh
+    div eq erf erfc exp exp2 expm1 floor floor_divide fmax fmin fmod frac ge gt hypot
+    isfinite isinf isnan le lerp log log10 log1p log2 logaddexp logical_and logical_not logical_or logical_xor logit lt masked_fill maximum minimum mul
     nan_to_num ne neg pow reciprocal relu remainder round rsqrt sigmoid sign sin sinh sqrt square sub tan tanh trunc where
     full_like ones_like zeros_like
 """
 ELEMENTWISE_MODULES = tuple(_of(nn, _ACTIVATIONS))
-ELEMENTWISE = _of(F, _FUNCTIONS) | _of(torch, _MATHS) | _of(torch, "sigmoid_ tanh_ true_divide multiply subtract divide")
+ELEMENTWISE = _of(F, _FUNCTIONS) | _of(torch, _MATHS) | _of(torch, "sigmoid_ tanh_ true_divide multiply subtract divide celu selu threshold")
 ELEMENTWISE |= _of(operator, "neg pos add sub mul truediv floordiv mod pow iadd imul isub itruediv abs gt lt ge le eq ne and_ or_ xor invert")
 ELEMENTWISE_METHODS = {
     *_MATHS.replace("full_like ones_like zeros_like", "").split(),
-    *"relu_ sigmoid_ tanh_ add_ sub_ mul_ div_ clamp_ exp_ neg_ contiguous detach float double half bfloat16 to type type_as".split(),
+    *"relu_ sigmoid_ tanh_ add_ sub_ mul_ div_ clamp_ exp_ neg_ masked_fill_ copy_ fill_ zero_ expand_as".split(),
+    *"contiguous detach float double half bfloat16 bool int long cpu to type type_as".split(),
 }
+ELEMENTWISE_ATTRIBUTES = {"data"}
+KINDS = {"dtype", "device", "is_cuda", "ndim"}  # of a tensor: what no channel has a part in
 FIRST_ONLY = {"to", "type_as"}  # a second tensor gives its type, and no channel
 # Functions of other packages, by the names that torch.fx writes down; the packages need not be there.
 ELEMENTWISE_NAMES = {("torchvision.ops.stochastic_depth", "stochastic_depth"), ("torchvision.ops.drop_block", "drop_block2d")}
@@ -66,8 +70,11 @@ LAYER_NORM_MODULES = (nn.LayerNorm, nn.RMSNorm)
 LAYER_NORMS = _of(F, "layer_norm rms_norm")
 
 # Values along some axes together, of which the arguments speak: shape stays.
-ALONG = _of(F, "softmax log_softmax softmin normalize") | _of(torch, "softmax log_softmax cumsum")
-ALONG_METHODS = {"softmax", "log_softmax", "cumsum"}
+ALONG = _of(F, "softmax log_softmax softmin normalize") | _of(torch, "softmax log_softmax cumsum cumprod")
+ALONG_METHODS = {"softmax", "log_softmax", "cumsum", "cumprod"}
+
+# Values along one axis in their order, or some of them: the axis that the argument at this place names, or the last. They come with their places.
+ORDERING: dict[Any, int] = {torch.sort: 1, torch.topk: 2, torch.kthvalue: 2, "sort": 1, "topk": 2, "kthvalue": 2}
 
 # Values change their place only: done to the labels as to the values.
 MOVING_MODULES = tuple(_of(nn, "Flatten PixelShuffle PixelUnshuffle ChannelShuffle Unflatten"))
@@ -78,9 +85,9 @@ MOVING_METHODS = {*_MOVES.split(), *"view expand repeat unflatten view_as reshap
 JOINING = {torch.cat, torch.concat, torch.concatenate}
 
 # Some axes vanish: those that the argument at this place names.
-_REDUCE = "mean sum amax amin var std logsumexp max min median prod argmax argmin any all var_mean std_mean"
-REDUCING = {**dict.fromkeys(_of(torch, _REDUCE), 1), torch.norm: 2, torch.linalg.vector_norm: 2}
-REDUCING_METHODS = {**dict.fromkeys(_REDUCE.replace("var_mean std_mean", "").split(), 1), "norm": 2}
+_REDUCE = "mean nanmean sum nansum amax amin var std logsumexp max min median nanmedian prod argmax argmin any all var_mean std_mean"
+REDUCING = {**dict.fromkeys(_of(torch, _REDUCE), 1), torch.norm: 2, torch.linalg.vector_norm: 2, torch.quantile: 2}
+REDUCING_METHODS = {**dict.fromkeys(_REDUCE.replace("var_mean std_mean", "").split(), 1), "norm": 2, "quantile": 2}
 
 # Numbers and not tensors.
 ASKING_METHODS = {"size", "dim", "numel", "ndimension", "stride", "is_contiguous", "element_size", "nelement"}

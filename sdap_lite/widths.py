@@ -9,6 +9,7 @@ Where it is not, ties between channels are tried that make it so.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,6 +37,8 @@ def leaves(tree: Any) -> list[Any]:
 
 def mapped(tree: Any, change: Callable[[Any], Any]) -> Any:
     """The same nest, with each leaf changed."""
+    if type(tree).__module__ == "torch.return_types":  # of max, say: its items go by names, which torch.fx would take away
+        return type(tree)([mapped(item, change) for item in tree])
     return fx.node.map_aggregate(tree, change)
 
 
@@ -78,12 +81,12 @@ class Replay:
                 found += labelled or self.sources((node.args, node.kwargs))
         return found
 
-    def varies(self, tree: Any) -> bool:
-        """Whether a number among a node's arguments changes with the number of channels."""
+    def varies(self, tree: Any, *trial: Tie) -> bool:
+        """Whether a number among a node's arguments changes with the number of channels, if those of ``trial`` are tied, too."""
         others = (Labelled, Tensor, torch.dtype, torch.device)
         numbers = [n for n in leaves(tree) if isinstance(n, fx.Node) and not any(isinstance(x, others) for x in leaves(self.env[n]))]
         sources = [source for number in numbers for source in self.sources((number.args, number.kwargs))]
-        roots = self.ties.roots()
+        roots = self.ties.roots(*trial)
         return any(self._again(n, gone, roots) != self.env[n] for gone in _drops(sources, roots, {FIXED}) for n in numbers)
 
     def follows(self, node: fx.Node, labels: Any, roots: Tensor, fixed: set[int]) -> bool:
@@ -105,11 +108,24 @@ class Replay:
                 return False
         return True
 
+    def lines(self, node: fx.Node) -> list[Tensor]:
+        """The channels of each tensor that a node's arguments are computed from, where they lie along one axis."""
+        roots = self.ties.roots()
+        sources = self.sources((node.args, node.kwargs))
+        return [line for x in sources if (line := _line(roots[compact(x.labels)].expand(x.labels.shape))) is not None]
+
+    def alike(self, node: fx.Node) -> list[Tie]:
+        """For a comparison of two tensors' sizes that are equal: the ties between their channels with which they always are."""
+        if node.target not in (operator.eq, operator.ne) or self.env[node] is not (node.target is operator.eq):
+            return []
+        lines = self.lines(node)
+        tie = [(lines[0], lines[1])] if len(lines) == 2 and len(lines[0]) == len(lines[1]) else []
+        return [] if self.varies(node, *tie) else tie
+
     def remedies(self, node: fx.Node) -> Iterator[tuple[list[Tie], Tensor]]:
         """Ties between channels, or channels that stay, with which a node may do the same at every width."""
         none = torch.zeros(0, dtype=torch.long)
-        roots = self.ties.roots()
-        lines = [line for x in self.sources((node.args, node.kwargs)) if (line := _line(roots[compact(x.labels)].expand(x.labels.shape))) is not None]
+        lines = self.lines(node)
         if not lines:
             return
         line = lines[0]

@@ -132,7 +132,7 @@ class Writer(fx.Tracer):
         return isinstance(m, ChannelPad) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.answering:
+        if self.answering or m not in (self.submodule_paths or {}):  # a slice of a Sequential, or a layer made on the way: code like any other
             return forward(*args, **kwargs)
         hooks = m._forward_hooks or m._forward_pre_hooks
         if not hooks or "weight" in m.__dict__ or not self.is_leaf_module(m, self.path_of_module(m)):  # old weight norms are hooks, too
@@ -201,7 +201,7 @@ class Writer(fx.Tracer):
             self.answering = False
 
     def value(self, node: fx.Node) -> Any:
-        todo = [node]  # not by recursion: networks are deep
+        todo = [node] if node not in self.values else []  # not by recursion: networks are deep
         while todo:
             needs = [n for n in todo[-1].all_input_nodes if n not in self.values]
             if needs:
@@ -214,7 +214,9 @@ class Writer(fx.Tracer):
     def _compute(self, node: fx.Node) -> Any:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
         if node.op == "placeholder":
-            return self.example if not any(n.op == "placeholder" for n in self.values) else (args[0] if args else None)
+            if any(n.op == "placeholder" for n in self.values):
+                return args[0] if args else None
+            return [self.example] if str(node.target).startswith("*") else self.example
         target: Any = node.target
         if node.op == "get_attr":
             return _fetch(self.root, target)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import operator
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -207,7 +210,25 @@ def sample(x: Tensor, grid: Tensor) -> Tensor:
 UNKNOWN = "the tracer does not know what it does with channels"
 BY_NUMBER = "it counts channels by a number written in the code"
 STAYS: dict[str, tuple[Net, str, str, str]] = {  # the net, and the operation, module and reason that the graph must name
-    "an operation that nobody knows": (Net(lambda x: torch.sort(x, 1)[0]), "sort", "middle", UNKNOWN),
+    "an operation that nobody knows": (Net(lambda x: torch.cummax(x, 1)[0]), "cummax", "middle", UNKNOWN),
+    "its values, by name": (Net(lambda x: x.cummax(1).values), "cummax", "middle", UNKNOWN),
+    "its singular values": (Net(lambda x: torch.linalg.svd(x.flatten(2), full_matrices=False).S[:, :, None, None]), "linalg_svd", "middle", UNKNOWN),
+    "channels in order": (Net(lambda x: torch.sort(x, 1)[0]), "sort", "middle", "it mixes channels"),
+    "the three largest channels": (Net(lambda x: x.topk(3, dim=1).values, 3), "topk", "middle", "it mixes channels"),
+    "the second smallest channel": (Net(lambda x: x.kthvalue(2, 1, True)[0], 1), "kthvalue", "middle", "it mixes channels"),
+    "the largest channel, by name": (Net(lambda x: x * x.max(dim=1, keepdim=True).values), "max", "middle", "it mixes channels"),
+    "quantiles by a tensor": (
+        Net(Holding(lambda x, q: x * torch.quantile(x, q.to(x), 3)[0, ..., None], torch.tensor([0.2, 0.8]))),
+        "quantile",
+        "middle",
+        UNKNOWN,
+    ),
+    "a constant as large as it": (
+        Net(Holding(lambda x, c: x * c.expand_as(x), torch.rand(8, 16, 1))),
+        "expand_as",
+        "middle",
+        "a tensor that is no layer's meets the channels",
+    ),
     "local response norm": (Net(nn.LocalResponseNorm(3)), "LocalResponseNorm", "middle", UNKNOWN),
     "a sum of what came before": (Net(lambda x: torch.cumsum(x, 1)), "cumsum", "middle", "it mixes channels"),
     "softmax over channels": (Net(nn.Softmax(dim=1)), "Softmax", "middle", "it mixes channels"),
@@ -303,6 +324,18 @@ GOES: dict[str, tuple[Net, int, int, set[str]]] = {  # the net, how many of the 
     "root mean square over positions": (Net(lambda x: F.rms_norm(x, [16, 16])), 8, 8, set()),
     "median over positions": (Net(lambda x: x - x.flatten(2).median(2)[0][:, :, None, None]), 8, 8, set()),
     "variance and mean": (Net(lambda x: x - torch.var_mean(x, (2, 3), keepdim=True)[1]), 8, 8, set()),
+    "in order over positions": (Net(lambda x: x.sort()[0] + torch.sort(x, dim=2, descending=True).values), 8, 8, set()),
+    "places in order": (Net(lambda x: x * x.sort(-1).indices), 8, 8, set()),
+    "largest over positions": (Net(lambda x: x * x.flatten(2).topk(3, -1).values.mean(-1).view(x.shape[0], -1, 1, 1)), 8, 8, set()),
+    "second smallest over positions": (Net(lambda x: x - x.kthvalue(2, 3, True)[0] + torch.kthvalue(x, 2)[0][..., None]), 8, 8, set()),
+    "a quantile over positions": (Net(lambda x: x - torch.quantile(x.flatten(2), 0.3, dim=2)[..., None, None] + x.quantile(0.5, 3, True)), 8, 8, set()),
+    "means of what is a number": (Net(lambda x: x - x.nanmean((2, 3), True) + (x - 0.1).log().nansum(3, True) + torch.nanmedian(x, 3, True)[0]), 8, 8, set()),
+    "products over positions": (Net(lambda x: x.cumprod(3) + torch.cumprod(x, dim=2)), 8, 8, set()),
+    "one channel for all": (Net(lambda x: x * x[:, :1].expand_as(x)), 8, 7, {BY_NUMBER, "one channel is spread over many"}),
+    "a number for all": (Net(Holding(lambda x, a: x * a.expand_as(x), torch.rand(1))), 8, 8, set()),
+    "a map of positions for all": (Net(Holding(lambda x, a: x + a.expand_as(x), torch.rand(1, 1, 16, 16))), 8, 8, set()),
+    "a number for all, beside it": (Net(Holding(lambda x, a: torch.cat([x, a.expand_as(x)], 1), torch.rand(1)), 16), 8, 8, set()),
+    "its data": (Net(lambda x: shuffle(x.data)), 4, 4, set()),
     "masks": (Net(lambda x: x.masked_fill(x > 1, 0.5) * (~(x > 2) & (x < 3))), 8, 8, set()),
     "a constant beside it": (Net(Holding(lambda x, c: torch.cat([x, c.expand(x.shape[0], -1, -1, -1)], 1), torch.rand(1, 2, 16, 16)), 10), 8, 8, set()),
     "coordinates beside it": (
@@ -389,6 +422,47 @@ def test_pooling_and_unpooling_modules_pass_channels_on() -> None:
     remove_channels(net, graph, some_kept(graph, 0))
 
 
+def test_layers_made_on_the_way_are_code_like_any_other() -> None:
+    """A slice of a Sequential is a new one, that is no submodule; so is a pooling layer made where it is called."""
+
+    class Sliced(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+            self.fc = nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            low = self.features[:3](x)
+            return self.fc(nn.AdaptiveAvgPool2d(1)(self.features[3:](low)).flatten(1))
+
+    net = randomize(Sliced()).double().eval()
+    graph = trace(net, EXAMPLE)
+    assert groups(graph) == {"features.0": (8, ("features.0",)), "features.3": (8, ("features.3",)), "fc": (5, ("fc",))}
+    assert list(graph.prunable) == ["features.0", "features.3"]
+    kept, x = some_kept(graph, 0), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    small = remove_channels(net, graph, kept)
+    with hooked(net, graph, graph.join(kept, True)), torch.no_grad():
+        torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
+
+
+def test_input_may_be_one_of_any_number_of_arguments() -> None:
+    class Several(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 1)
+
+        def forward(self, *images: Tensor) -> Tensor:
+            if len(images) != 1 or images[0].shape[-1] < 3:
+                raise ValueError("one image is wanted")
+            return self.b(self.a(images[0]))
+
+    net = Several()
+    graph = trace(net, EXAMPLE)
+    assert list(graph.prunable) == ["a"]
+    assert graph.layers["a"].kind == "conv"
+    remove_channels(net, graph, some_kept(graph, 0))
+
+
 def test_argument_with_a_default_has_it() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
@@ -402,6 +476,34 @@ def test_argument_with_a_default_has_it() -> None:
     graph = trace(Two(), EXAMPLE)
     assert list(graph.layers) == ["a", "c"]
     assert list(graph.prunable) == ["a"]
+
+
+def test_layers_that_the_example_does_not_call_are_told_of() -> None:
+    """At the outermost module of which nothing is called; what has no layers, or is called in train mode only, is not."""
+
+    class Large(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.c, self.aux = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 5), nn.Conv2d(8, 8, 1)
+            self.halve = nn.Sequential(nn.Sequential(nn.Conv2d(8, 8, 3, 2, 1), nn.BatchNorm2d(8)), nn.Conv2d(8, 8, 1))
+            self.stages = nn.ModuleList(nn.Conv2d(8, 8, 1) for _ in range(3))
+            self.functional, self.drop = nn.Conv2d(8, 8, 1), nn.Dropout()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stages[0](self.a(x))
+            if x.shape[-1] > 16:
+                x = self.drop(self.halve(x))
+            x = F.conv2d(x, self.functional.weight, self.functional.bias)
+            return self.c((x + self.aux(x) if self.training else x).mean((2, 3)))
+
+    net = Large()
+    graph = trace(net, EXAMPLE)
+    reason = "it is not called on this example, and stays whole"
+    assert [(n.operation, n.module) for n in graph.kept if n.reason == reason] == [("Sequential", "halve"), ("Conv2d", "stages.1"), ("Conv2d", "stages.2")]
+    assert f"all channels kept by Sequential at halve: {reason}" in str(graph)
+    assert f"all channels kept by Conv2d at stages.1: {reason} (1 more of these)" in str(graph)
+    assert "is not called" not in str(trace(net, torch.zeros(1, 3, 32, 32))).replace(f"stages.1: {reason}", "")
+    assert cost(graph) == count_params(net)
 
 
 def test_layer_whose_weight_is_computed_is_named_wherever_it_stands() -> None:
@@ -576,6 +678,67 @@ def test_layer_of_a_subclass_with_the_same_function_is_a_layer(groups: int) -> N
         torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
 
 
+IN_PLACE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "masked_fill_": lambda x, y: x.masked_fill_(y > 0, 0.5),
+    "copy_": lambda x, y: x.copy_(y),
+    "fill_": lambda x, y: x.fill_(0.5),
+    "zero_": lambda x, y: x.zero_(),
+}
+ELEMENTWISE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    **{name: lambda x, y, name=name: getattr(x, name)() for name in "absolute arctan asinh exp2 erfc cpu".split()},  # type: ignore[misc]
+    **{name: lambda x, y, name=name: getattr(x, name)() * y for name in "bool int long".split()},  # type: ignore[misc]
+    **{name: lambda x, y, name=name: getattr(torch, name)(x, y) for name in "fmax fmin logaddexp copysign".split()},  # type: ignore[misc]
+    "clamp_min": lambda x, y: x.clamp_min(-0.1) + torch.clamp_min(y, 0.2),
+    "clamp_max": lambda x, y: x.clamp_max(0.1) + torch.clamp_max(y, 0.2),
+    "acosh, atanh and logit": lambda x, y: x.abs().add(1.1).acosh() + torch.logit(y.sigmoid()) + y.sigmoid().atanh(),
+    "celu": lambda x, y: torch.celu(x) + torch.selu(y) + torch.threshold(x, 0.1, 0.0),
+    "celu_": lambda x, y: F.celu_(x) + F.selu_(y),
+    "data": lambda x, y: x.data + y,
+}
+
+
+@pytest.mark.parametrize("case", [*IN_PLACE, *ELEMENTWISE])
+def test_elementwise_operations_tie_what_they_meet(case: str) -> None:
+    """Two layers meet; what an operation in place left behind is read by its old name, too."""
+
+    class Meeting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c, self.d = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 1), nn.Conv2d(8, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            a, b = self.a(x), self.b(x)
+            return self.c({**IN_PLACE, **ELEMENTWISE}[case](a, b).to(x)) + self.d(a)
+
+    net = Meeting().double().eval()
+    graph = trace(net, EXAMPLE)
+    assert {note.reason for note in graph.kept} == {"the network's output"}
+    x = torch.randn(2, *EXAMPLE.shape[1:], dtype=torch.float64)
+    for seed in range(3):
+        kept = some_kept(graph, seed)
+        small = remove_channels(net, graph, kept)
+        with hooked(net, graph, graph.join(kept, True)), torch.no_grad():
+            torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
+
+
+def test_code_that_asks_a_weight_for_its_kind_keeps_nothing() -> None:
+    class Kind(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x.to(self.a.weight.dtype)).to(self.b.weight.device).type_as(self.b.weight)
+            x = F.pad(x, [self.b.weight.shape[-1] - 3] * 4)
+            return self.c(self.b(x).to(self.c.bias))
+
+    net = Kind().double().eval()
+    graph = trace(net, EXAMPLE)
+    assert list(graph.prunable) == ["a", "b"]
+    assert {note.reason for note in graph.kept} == {"the network's output"}
+    remove_channels(net, graph, some_kept(graph, 0))
+
+
 def test_weight_that_code_reads_elsewhere_stays() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
@@ -732,6 +895,60 @@ def test_code_that_asks_for_the_number_of_channels_keeps_them() -> None:
     assert any((note.operation, note.reason) == ("eq", "it computes with the number of channels") for note in graph.kept)
 
 
+COMPARISONS: dict[str, tuple[Callable[[Tensor, Tensor], Any], set[str]]] = {  # what is compared, and which layers' channels may go
+    "shapes": (lambda x, y: x.shape == y.shape, {"a", "d"}),
+    "sizes": (lambda x, y: x.size() == y.size(), {"a", "d"}),
+    "counts": (lambda x, y: x.size(1) == y.shape[1], {"a", "d"}),
+    "counts, the other way round": (lambda x, y: not operator.ne(x.shape[1], y.shape[1]), {"a", "d"}),
+    "halves": (lambda x, y: x.shape[1] // 2 == y.shape[1] // 2, {"a", "d"}),
+    "a count and a number": (lambda x, y: x.shape[1] == 8, {"b", "d"}),
+    "counts that differ elsewhere": (lambda x, y: 2 * x.shape[1] == 16 + y.shape[1] - x.shape[1] + 0 * y.shape[1], {"d"}),
+    "positions": (lambda x, y: x.shape[2:] == y.shape[2:], {"a", "b", "d"}),
+}
+
+
+@pytest.mark.parametrize("case", list(COMPARISONS))
+def test_equal_widths_that_are_compared_stay_equal(case: str) -> None:
+    """The code takes the same branch at every width, if the two go together."""
+    compare, free = COMPARISONS[case]
+
+    class Skip(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.d, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            y = self.b(x)
+            return self.c(self.d(F.relu(y) if compare(x, y) else y))
+
+    net = Skip().double().eval()
+    graph = trace(net, EXAMPLE)
+    assert set(graph.prunable) == free
+    kept, x = some_kept(graph, 0), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    small = remove_channels(net, graph, kept)
+    with hooked(net, graph, graph.join(kept, True)), torch.no_grad():
+        torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
+
+
+def test_different_widths_that_are_compared_stay() -> None:
+    """They might be equal when channels are gone."""
+
+    class Skip(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 12, 1), nn.Conv2d(12, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            y = self.b(x)
+            return self.c(x + y if x.shape == y.shape else y)
+
+    graph = trace(Skip(), EXAMPLE)
+    assert not graph.prunable
+    assert any((note.operation, note.reason) == ("eq", "it computes with the number of channels") for note in graph.kept)
+
+
 @pytest.mark.parametrize("add", [lambda x, y: torch.add(x, other=y), lambda x, y: torch.add(input=x, other=y), lambda x, y: x.add(other=y)])
 def test_operands_given_by_name_are_tied(add: Callable[[Tensor, Tensor], Tensor]) -> None:
     class Named(nn.Module):
@@ -860,6 +1077,25 @@ def test_model_in_train_mode_keeps_its_running_statistics() -> None:
     assert all(m.training for m in model.modules())
 
 
+@pytest.mark.parametrize("numbers", [False, True])
+def test_random_numbers_go_on_as_if_nothing_had_been_traced(numbers: bool) -> None:
+    """With all numbers as with shapes only."""
+
+    class Noisy(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            shift = random.random() + np.random.random() + float(torch.rand(1))  # noqa: NPY002 - user code has it
+            return super().forward(x + shift + torch.eye(16) if numbers else x + shift)
+
+    def states() -> str:
+        with np.printoptions(threshold=1000):
+            return f"{random.getstate()} {np.random.get_state()} {torch.get_rng_state().tolist()}"  # noqa: NPY002
+
+    net = Noisy(lambda x: x)
+    before = states()
+    trace(net, EXAMPLE)
+    assert states() == before
+
+
 def test_mode_comes_back_when_tracing_fails() -> None:
     model = build("vgg").train()
     with pytest.raises(TraceError):
@@ -894,6 +1130,44 @@ def test_branch_on_data_is_refused() -> None:
 def test_example_that_does_not_fit_is_refused() -> None:
     with pytest.raises(TraceError, match=r"the example of shape \[1, 1, 16, 16\] must run through the model, got: .*channels"):
         trace(build("vgg"), torch.zeros(1, 1, 16, 16))
+
+
+BATCH = r"a batch of inputs, such as images of shape \[1, channels, height, width\]"
+
+
+def test_example_that_is_no_batch_is_refused() -> None:
+    with pytest.raises(TraceError, match=rf"the example of shape \[3, 16, 16\] must run through the model \(it is {BATCH}\), got: "):
+        trace(build("vgg"), torch.zeros(3, 16, 16))
+    with pytest.raises(TraceError, match=rf"the example must be a tensor, {BATCH}, got tuple"):
+        trace(build("vgg"), (EXAMPLE,))  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_what_is_no_plain_network_is_refused() -> None:
+    net = build("vgg")
+    wrong: dict[str, Any] = {
+        "wrapped in OptimizedModule: give model._orig_mod": torch.compile(net),
+        "wrapped in DataParallel: give model.module": nn.DataParallel(net),
+        "is a RecursiveScriptModule: give the module that it was made from": torch.jit.script(nn.ReLU()),
+        "must be a torch.nn.Module, got str": "vgg",
+    }
+    for message, model in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            trace(model, EXAMPLE)
+    scripted = torch.jit.script(twice)
+    with pytest.raises(TraceError, match=r"but twice is compiled by torch.jit.script: remove the decorator$"):
+        trace(Net(lambda x: scripted(x)), EXAMPLE)
+
+
+def twice(x: Tensor) -> Tensor:
+    return 2 * x
+
+
+def test_model_that_cannot_be_copied_is_refused(tmp_path: Path) -> None:
+    net = build("vgg")
+    message = r"the model must be one that copy.deepcopy can copy, got: cannot pickle"
+    with open(tmp_path / "log", "w") as net.log, pytest.raises(TraceError, match=message):  # type: ignore[assignment]
+        trace(net, EXAMPLE)
 
 
 def test_model_that_has_never_run_is_refused() -> None:

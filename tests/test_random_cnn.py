@@ -109,7 +109,7 @@ BLOCKS: dict[str, Callable[[int, int], nn.Module]] = {  # dimensions, inner widt
     "attention": lambda d, m: Block(lambda x, a: x * torch.sigmoid(a(x)), a=conv(d, W, 1)),
     "softmax": lambda d, m: Block(lambda x, a, b: b(F.softmax(a(x), 1)), a=conv(d, W, m), b=conv(d, m, W)),
     "mean": lambda d, m: Block(lambda x, a: x * a(x).mean(1, keepdim=True), a=conv(d, W, m)),
-    "unknown": lambda d, m: Block(lambda x, a, b: b(torch.sort(a(x), 1)[0]), a=conv(d, W, m), b=conv(d, m, W)),
+    "unknown": lambda d, m: Block(lambda x, a, b: b(torch.cummax(a(x), 1)[0]), a=conv(d, W, m), b=conv(d, m, W)),
     "roll": lambda d, m: Block(lambda x, a: torch.roll(a(x), 1, 1), a=conv(d, W, W)),
 }
 FLAT_ONLY = {"pixel shuffle", "pixel unshuffle", "pad"}  # in two dimensions only
