@@ -64,8 +64,14 @@ class Split:
     def to(self, device: torch.device | str) -> Split:
         return Split(self.images.to(device), self.labels.to(device))
 
-    def divide(self, count: int, *, seed: int = 0) -> tuple[Split, Split]:
+    def divide(self, count: int, *, seed: int = 0, spare: bool = False) -> tuple[Split, Split]:
         """Divides into ``count`` images, drawn evenly from all classes, and all the others.
+
+        Args:
+            count: above 0 and below the number of images.
+            seed: which ones are drawn.
+            spare: whether a class gives more than half of its images only when all have given half, and its last one
+                only when no other is left.
 
         >>> split = Split(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.arange(10) % 2)
         >>> few, rest = split.divide(4)
@@ -74,7 +80,7 @@ class Split:
         """
         if not 0 < count < len(self):
             raise ValueError(f"count must lie between 0 and the number of images, {len(self)}, got {count}")
-        chosen = _stratified(self.labels, count, seed)
+        chosen = _stratified(self.labels, count, seed, spare)
         rest = torch.ones(len(self), dtype=torch.bool)
         rest[chosen] = False
         return self[chosen], self[rest.nonzero().flatten()]
@@ -124,14 +130,15 @@ class Images:
         """The validation and the training part.
 
         The same whatever a run's seed, so that a network pretrained on this set has never seen
-        the images that a later run validates on.
+        the images that a later run validates on. Each class gives the same number of images, but a rare
+        one no more than half of its own (:meth:`Split.divide`, ``spare``).
 
         Args:
             share: of the training images, if no validation part is given already.
         """
         if self.validation is not None:
             return self.validation, self.train
-        return self.train.divide(max(1, round(share * len(self.train))), seed=0)
+        return self.train.divide(max(1, round(share * len(self.train))), seed=0, spare=True)
 
     def limit(self, train: int, test: int, *, seed: int = 0) -> Images:
         """The same set with fewer images, drawn evenly from all classes.
@@ -299,12 +306,15 @@ def _load(name: str, root: Path, size: int | None, download: bool) -> Images:
     return Images(name, train, test, classes, known.mean, known.std, note)
 
 
-def _stratified(labels: Tensor, count: int, seed: int) -> Tensor:
+def _stratified(labels: Tensor, count: int, seed: int, spare: bool) -> Tensor:
     """Indices of ``count`` items, as even over the classes as can be, in random order."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     by_class = order[torch.argsort(labels[order], stable=True)]
     counts = torch.bincount(labels)
     rank = torch.cat([torch.arange(int(c)) for c in counts])  # the how-manieth of its class
+    if spare:
+        size = counts.repeat_interleave(counts)
+        rank += len(labels) * ((rank >= size // 2).long() + (rank == size - 1).long())
     chosen = by_class[torch.argsort(rank, stable=True)[:count]]
     return chosen[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
 
