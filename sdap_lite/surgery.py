@@ -54,7 +54,7 @@ def remove_channels(model: nn.Module, graph: ChannelGraph, kept: dict[str, Tenso
     flat = _check_kept(graph, kept)
     # Tensors to cut are given to deepcopy as copied already: the copy never holds more than the small model.
     memo = empty_tables(model)
-    for layer in graph.layers.values():
+    for layer in sorted(graph.layers.values(), key=lambda layer: layer.kind != "parameter"):  # what is known of a tensor by itself comes first
         for key, tensor in _tensors(model, layer):
             memo.setdefault(id(tensor), _like(tensor, _cut(tensor, layer.slices(key, tensor.shape, flat))))
     small = copy.deepcopy(model, memo)
@@ -105,7 +105,7 @@ def slice_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, small: n
     for group in optimizer.param_groups:
         for i, old in enumerate(group["params"]):
             module, _, key = names[old].rpartition(".")
-            layer = graph.layers.get(module) or graph.layers.get(names[old])
+            layer = graph.layers.get(names[old]) or graph.layers.get(module)
             slices = layer.slices(key, old.shape, flat) if layer else {}
             group["params"][i] = new = targets[names[old]]
             if old in state:
