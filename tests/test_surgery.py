@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import EXAMPLE, OwnInput, assert_same_bits, build, fingerprint, hooked, randomize, some_kept
+from nets import EXAMPLE, First, HalfOpen, Named, OwnInput, Partial, SubPixel, Tokens, assert_same_bits, build, fingerprint, hooked, randomize, some_kept
 from torch import Tensor, nn
 
 import sdap_lite.surgery
@@ -474,6 +474,55 @@ def test_surgery_in_two_steps_is_surgery_in_one(net: nn.Module, graph: ChannelGr
     once = remove_channels(net, graph, graph.split(stays))
     twice = remove_channels(remove_channels(net, graph, first), smaller, second)
     assert_same_bits(twice, fingerprint(once))
+
+
+# Layers whose own code goes on after the product
+
+
+def model_of(layer: nn.Module, *rest: nn.Module) -> nn.Module:
+    return randomize(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), layer, *rest, nn.Flatten(), nn.LazyLinear(5))).eval()
+
+
+SUBCLASSES: dict[str, Callable[[], nn.Module]] = {
+    "tokens": lambda: model_of(Tokens(8, 16, 4, 4), nn.Linear(16, 6), nn.GELU()),
+    "sub-pixel": lambda: model_of(SubPixel(8, 32, 3, padding=1), nn.Conv2d(8, 4, 3)),
+    "tuple": lambda: model_of(First(Partial(8, 16, 3)), nn.Conv2d(16, 4, 3)),
+    "dict": lambda: model_of(First(Named(8, 16, 3)), nn.Conv2d(16, 4, 3)),
+    "glu": lambda: model_of(HalfOpen(8, 16, 3), nn.Conv2d(8, 4, 3)),
+}
+
+
+@pytest.mark.parametrize("name", SUBCLASSES)
+def test_a_subclass_may_give_something_else_than_its_product(name: str) -> None:
+    net = SUBCLASSES[name]()
+    net(EXAMPLE)
+    graph = trace(net, EXAMPLE)
+    kept = threshold(graph, graph.split(torch.arange(float(len(graph)))), 0.3)
+    small = remove_channels(net, graph, kept)
+    assert count_params(small) < count_params(net)
+    line = graph.layers["0"].outputs
+    flipped = replace(graph, layers={**graph.layers, "0": replace(graph.layers["0"], outputs=line.flip(0))})
+    uneven = {**kept, "0": torch.arange(8) < 3}
+    assert remove_channels(net, graph, uneven) is not None
+    with pytest.raises(SurgeryError, match="differs first at '2'"):
+        remove_channels(net, flipped, uneven)
+
+
+@pytest.mark.parametrize("name", SUBCLASSES)
+def test_what_surgery_got_wrong_in_a_subclass_is_found_behind_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = SUBCLASSES[name]()
+    net(EXAMPLE)
+    graph, resize = trace(net, EXAMPLE), sdap_lite.surgery._resize
+
+    def spoil(module: nn.Module, layer: object, flat: Tensor) -> None:
+        resize(module, layer, flat)
+        if type(module).__module__ == Tokens.__module__:
+            with torch.no_grad():
+                module.weight.mul_(1 + 1e-5)  # type: ignore[operator, union-attr]
+
+    monkeypatch.setattr(sdap_lite.surgery, "_resize", spoil)
+    with pytest.raises(SurgeryError, match=r"differs first at '[2-9]'"):
+        remove_channels(net, graph, graph.split(torch.ones(len(graph), dtype=torch.bool)))
 
 
 # What a layer has beside its weight, its bias and its statistics
