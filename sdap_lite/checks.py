@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -12,7 +16,7 @@ from torch.nn.utils import parametrize
 from .data import Images
 from .measure import best_device, evaluating
 
-__all__ = ["check_device", "check_images", "check_model", "check_number", "check_plain"]
+__all__ = ["check_device", "check_images", "check_model", "check_number", "check_plain", "check_steady", "undisturbed"]
 
 
 def check_number(name: str, value: float, rule: str, holds: Callable[[float], bool]) -> None:
@@ -54,7 +58,7 @@ def check_model(model: nn.Module, images: Images, what: str = "model", *, frozen
     _check_numbers(model, what)
     shape = (1, *images.train.images.shape[1:])
     try:
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), undisturbed(model), torch.no_grad():
             logits = model(torch.zeros(shape, device=next(model.parameters()).device))
     except Exception as error:  # what user code may raise
         raise ValueError(f"the {what} must take images of shape {list(shape)}, but: {error}") from error
@@ -62,7 +66,35 @@ def check_model(model: nn.Module, images: Images, what: str = "model", *, frozen
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < classes:
         found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"the {what} must give logits of shape [n, {classes}], one for each class of {images.name}, got {found}")
+    if not frozen:
+        _check_training(model, what, shape)
     return logits.shape[1]
+
+
+def check_steady(model: nn.Module, images: Images) -> None:
+    """Raises ValueError where the model answers the same images differently in eval mode: surgery could never be checked."""
+    with undisturbed(model), torch.no_grad():
+        twin, x = copy.deepcopy(model).eval(), _noise(model, images.train.images.shape[1:])
+        before = torch.get_rng_state()
+        first = twin(x.clone())  # a copy: a network may work in place on what it is given
+        again = 1 if torch.equal(before, torch.get_rng_state()) else 10  # what is drawn may make a difference only at times
+        if not all(torch.allclose(first, twin(x.clone()), rtol=1e-3, atol=1e-6, equal_nan=True) for _ in range(again)):
+            raise ValueError(
+                "the model must give the same logits for the same images in eval mode, but does not: whatever is random in it must ask for "
+                "self.training, as in F.dropout(x, 0.5, self.training)"
+            )
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Leaves all random states as they were, whatever the model draws from them."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - it is the model's code that may draw from it
+    try:
+        with torch.random.fork_rng([p.device for p in model.parameters() if p.is_cuda][:1]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
 
 
 def check_plain(model: nn.Module) -> None:
@@ -75,6 +107,8 @@ def check_plain(model: nn.Module) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError(f"the model must be Python code that torch.fx can read, but is a {kind}: give the module that it was made from")
     for name, module in model.named_modules():
+        if "forward" in vars(module) and type(module).__name__ not in wrapped:  # a copy's would still be bound to the original, and no trace would show it
+            raise ValueError(f"the model must have no forward of an instance's own, which surgery cannot copy, but {name!r} has: write it into a class")
         if parametrize.is_parametrized(module):
             found = ", ".join(module.parametrizations)
             raise ValueError(f"the model must have no gates or other parametrizations, but {name!r} has, on {found}: detach() or remove them first")
@@ -88,6 +122,23 @@ def check_plain(model: nn.Module) -> None:
 def _check_type(model: nn.Module, what: str) -> None:
     if not isinstance(model, nn.Module):
         raise ValueError(f"the {what} must be a torch.nn.Module, got {type(model).__name__}")
+
+
+def _check_training(model: nn.Module, what: str, shape: tuple[int, ...]) -> None:
+    """Some networks have further heads in train mode, and give more than logits."""
+    try:
+        with undisturbed(model), torch.no_grad():
+            given = copy.deepcopy(model).train()(_noise(model, shape[1:]))
+    except Exception:  # it may want larger batches or another device: the first step will tell
+        return
+    if not isinstance(given, Tensor) or given.ndim != 2:
+        found = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        raise ValueError(f"the {what} must return one tensor [n, classes] in train mode, too, got {found}: build it without further heads (aux_logits=False)")
+
+
+def _noise(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    """Two images, on the model's device; always the same ones."""
+    return torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(next(model.parameters()).device)
 
 
 def _check_numbers(model: nn.Module, what: str) -> None:

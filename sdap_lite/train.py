@@ -26,7 +26,7 @@ from .baselines import norm_scales
 from .budget import Report, check_rate, check_round_to, cost, largest_rate, report, schedule, threshold
 from .channels import trace
 from .checkpoint import RunFolder, fingerprint, read_checkpoint
-from .checks import check_device, check_images, check_model, check_number, check_plain
+from .checks import check_device, check_images, check_model, check_number, check_plain, check_steady, undisturbed
 from .data import Images, batches
 from .distill import ALPHA, distillation_loss
 from .folding import fold_norms
@@ -202,6 +202,7 @@ def prune(
     Raises:
         ValueError: an argument, the model or the images won't do; raised before any training.
         TraceError: the model cannot be traced.
+        SurgeryError: the model cannot be cut; a trial tells before any training.
         FloatingPointError: the loss or a weight is not finite; the message names the last good checkpoint.
         OSError: a checkpoint cannot be written; the one before it is still there.
         KeyboardInterrupt: Ctrl-C; the message says what is saved and how to go on.
@@ -216,11 +217,14 @@ def prune(
     if teacher is not None and (given := check_model(teacher, images, "teacher", frozen=True)) != classes:
         raise ValueError(f"the teacher must give as many logits as the model, {classes}, got {given}")
     graph = _traced(model, images, rate, unit, round_to, settings, resume)
+    check_steady(model, images)
     prints = {name: "" if net is None else fingerprint(net.state_dict().values()) for name, net in (("model", model), ("teacher", teacher))}
     settings |= {"kind": "prune", **asked, **prints, "scores": _check_scores(scores, graph), "variant": (variant and variant.differs) or None}
     folder, saved = _open(settings, mode, checkpoint, resume, model, images)
     if scores is None and rule == "frozen":
         scores = norm_scales(model, graph)
+    if saved is None:
+        _try_surgery(model, graph, scores, asked)
     run = _Pruning(model, model if teacher is None else teacher, graph, scores, images, settings)
     run.run(folder, saved, progress)
     summary = report(graph, run.kept, asked=rate, unit=unit)
@@ -727,6 +731,13 @@ def _traced(model: nn.Module, images: Images, rate: float, unit: str, round_to: 
     if rate > (most := largest_rate(graph, unit, round_to)):
         raise ValueError(f"rate must be at most {most:.4f} for this network, where every layer keeps one channel, got {rate}")
     return graph
+
+
+def _try_surgery(model: nn.Module, graph: ChannelGraph, scores: dict[str, Tensor] | None, asked: dict[str, Any]) -> None:
+    """What the ramp's end will do, with the scores as they are: if the network cannot be cut, it is known before any training."""
+    start = graph.split(torch.zeros(len(graph))) if scores is None else scores
+    with undisturbed(model):
+        remove_channels(model, graph, threshold(graph, start, **{key: asked[key] for key in ("rate", "unit", "cost_power", "round_to")}))
 
 
 def _timed(model: nn.Module, graph: ChannelGraph, device: str, resume: str | Path | None) -> ChannelGraph:

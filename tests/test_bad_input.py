@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import random
 import re
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from nets import EXAMPLE, Flattened, assert_same_bits, build, fingerprint, pictures
 from torch import Tensor, nn
 
 import sdap_lite as sdap
 from sdap_lite import Images, Split, models, prune, remove_channels, slice_optimizer, threshold, trace, train
+from sdap_lite.checks import check_model, check_steady
 from sdap_lite.train import _Training
 
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 16, "mode": "fp32", "device": "cpu", "progress": False}
@@ -61,6 +66,40 @@ class Branch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x) if x.mean() > 0 else self.net(-x)
+
+
+class Changed(nn.Module):
+    """A network whose logits code of its own changes."""
+
+    def __init__(self, change: Callable[[nn.Module, Tensor], Any]) -> None:
+        super().__init__()
+        self.net, self.change = build("resnet-pad"), change
+
+    def forward(self, x: Tensor) -> Any:
+        return self.change(self, self.net(x))
+
+
+class Often(nn.Module):
+    """It doubles an image's logits now and then, in eval mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = build("resnet-pad")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) * (1 + (torch.rand(1) < 0.5).float())
+
+
+STEADY = (
+    "the model must give the same logits for the same images in eval mode, but does not: whatever is random in it must ask for "
+    "self.training, as in F.dropout(x, 0.5, self.training)"
+)
+ONE_TENSOR = "the model must return one tensor [n, classes] in train mode, too, got {}: build it without further heads (aux_logits=False)"
+TWO_HEADS = Changed(lambda net, y: (y, y) if net.training else y)
+
+
+def bound(net: Any) -> None:
+    net.layer1[0].forward = types.MethodType(lambda block, x: x, net.layer1[0])
 
 
 def spoil(net: Any) -> None:
@@ -204,6 +243,15 @@ TABLE: dict[str, tuple[Callable[[], object], str]] = {
         pruning(model=Branch()),
         "the model must be one that torch.fx can trace (no branch that depends on the data), got: *",
     ),
+    "model: dropout in eval mode": (pruning(model=Changed(lambda net, y: F.dropout(y, 0.5))), STEADY),
+    "model: random now and then": (pruning(model=Often()), STEADY),
+    "model: two heads in train mode": (pruning(model=TWO_HEADS), ONE_TENSOR.format("tuple")),
+    "model: two heads in training": (training(model=TWO_HEADS), ONE_TENSOR.format("tuple")),
+    "model: pictures in train mode": (pruning(model=Changed(lambda net, y: y[:, :, None] if net.training else y)), ONE_TENSOR.format("[2, 10, 1]")),
+    "model: an instance's forward": (
+        of(bound),
+        "the model must have no forward of an instance's own, which surgery cannot copy, but 'layer1.0' has: write it into a class",
+    ),
     "model: hooks": (of(hooked), "the model must have no hooks, which may compute anything, but 'layer1.0.conv1' has: remove() them first"),
     "model: old weight norm": (
         of(lambda net: torch.nn.utils.spectral_norm(net.fc) and None),
@@ -262,6 +310,47 @@ def test_refused_model_is_left_as_it_was(run: Callable[..., object]) -> None:
         run(net, IMAGES, **{**QUICK, "epochs": 0})
     assert_same_bits(net, before)
     assert net.training
+
+
+class Drawing(Changed):
+    """It draws random numbers of all kinds, which make no difference in eval mode, and counts."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda net, y: y + net.training * torch.rand_like(y) * random.random())
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += self.training
+        return super().forward(x)
+
+
+def test_what_is_tried_first_leaves_no_trace() -> None:
+    """Not in the model, nor in what is random: a network that only draws in eval mode is welcome."""
+    net = Drawing().train()
+    net.net.layer1.eval()
+    before, modes = fingerprint(net), [m.training for m in net.modules()]
+    states = torch.get_rng_state(), random.getstate()
+    check_steady(net, IMAGES)
+    check_model(net, IMAGES)
+    assert_same_bits(net, before)
+    assert [m.training for m in net.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+
+
+def test_network_that_cannot_be_cut_is_known_before_any_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = importlib.import_module("sdap_lite.train")
+    cut: list[dict[str, Tensor]] = []
+
+    def fail(model: nn.Module, graph: object, kept: dict[str, Tensor]) -> None:
+        cut.append(kept)
+        raise sdap.SurgeryError("differs")
+
+    monkeypatch.setattr(loop, "remove_channels", fail)
+    monkeypatch.setattr(_Training, "epoch", lambda *_: pytest.fail("nothing may be trained"))
+    with pytest.raises(sdap.SurgeryError, match="differs"):
+        pruning()()
+    assert sdap.report(GRAPH, cut[0]).achieved("params") >= 0.5, "at the rate that is asked for"
 
 
 @pytest.mark.filterwarnings(JIT)
