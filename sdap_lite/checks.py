@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .data import Images
+from .graph import ChannelGraph
 from .measure import best_device, evaluating
 
-__all__ = ["check_device", "check_images", "check_model", "check_number", "check_plain", "check_steady", "undisturbed"]
+__all__ = ["check_device", "check_gradients", "check_images", "check_model", "check_number", "check_plain", "check_steady", "undisturbed"]
 
 
 def check_number(name: str, value: float, rule: str, holds: Callable[[float], bool]) -> None:
@@ -82,6 +83,34 @@ def check_steady(model: nn.Module, images: Images) -> None:
             raise ValueError(
                 "the model must give the same logits for the same images in eval mode, but does not: whatever is random in it must ask for "
                 "self.training, as in F.dropout(x, 0.5, self.training)"
+            )
+
+
+def check_gradients(model: nn.Module, graph: ChannelGraph, images: Images) -> None:
+    """Raises ValueError where no gradient can reach a group's gates: all would score zero, and the group would be emptied.
+
+    Not where the gradient happens to be zero, as behind a norm that starts at zero; and a part must be out of reach in both modes,
+    for in train mode it may have been skipped by chance.
+    """
+    reached: set[str] = set()
+    consumers = {name: layer for name, layer in graph.layers.items() if layer.mixes}
+    for training in (False, True):
+        twin = copy.deepcopy(model).requires_grad_(True).train(training)
+        twin.zero_grad()
+        try:
+            with undisturbed(model):
+                logits = twin(_noise(model, images.train.images.shape[1:]))
+                if logits.requires_grad:
+                    logits.sum().backward()
+        except Exception:  # as in _check_training
+            return
+        reached |= {name for name in consumers if twin.get_parameter(f"{name}.weight").grad is not None}
+    for name, group in graph.prunable.items():
+        behind = [n for n, layer in consumers.items() if bool(((layer.columns >= group.start) & (layer.columns < group.stop)).any())]
+        if behind and not reached.intersection(behind):
+            raise ValueError(
+                f"a gradient must reach the gates of every group, but none reaches those of {name!r} at {behind[0]!r}, as under torch.no_grad() "
+                "or before a detach(): take that out, or give rule='frozen'"
             )
 
 

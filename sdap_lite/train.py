@@ -26,7 +26,7 @@ from .baselines import norm_scales
 from .budget import Report, check_rate, check_round_to, cost, largest_rate, report, schedule, threshold
 from .channels import trace
 from .checkpoint import RunFolder, fingerprint, read_checkpoint
-from .checks import check_device, check_images, check_model, check_number, check_plain, check_steady, undisturbed
+from .checks import check_device, check_gradients, check_images, check_model, check_number, check_plain, check_steady, undisturbed
 from .data import Images, batches
 from .distill import ALPHA, distillation_loss
 from .folding import fold_norms
@@ -218,6 +218,8 @@ def prune(
         raise ValueError(f"the teacher must give as many logits as the model, {classes}, got {given}")
     graph = _traced(model, images, rate, unit, round_to, settings, resume)
     check_steady(model, images)
+    if rule != "frozen":
+        check_gradients(model, graph, images)
     prints = {name: "" if net is None else fingerprint(net.state_dict().values()) for name, net in (("model", model), ("teacher", teacher))}
     settings |= {"kind": "prune", **asked, **prints, "scores": _check_scores(scores, graph), "variant": (variant and variant.differs) or None}
     folder, saved = _open(settings, mode, checkpoint, resume, model, images)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import sdap_lite as sdap
 from sdap_lite import Images, Split, models, prune, remove_channels, slice_optimizer, threshold, trace, train
-from sdap_lite.checks import check_model, check_steady
+from sdap_lite.checks import check_gradients, check_model, check_steady
 from sdap_lite.train import _Training
 
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 16, "mode": "fp32", "device": "cpu", "progress": False}
@@ -88,6 +88,28 @@ class Often(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x) * (1 + (torch.rand(1) < 0.5).float())
+
+
+class Frozen(nn.Module):
+    """A backbone that gets no gradient."""
+
+    def __init__(self, cut: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second, self.last, self.fc = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 4)
+        self.cut = cut
+
+    def backbone(self, x: Tensor) -> Tensor:
+        return F.relu(self.second(F.relu(self.first(x))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.last(self.cut(self, x))).mean((2, 3)))
+
+
+UNREACHED = (
+    "a gradient must reach the gates of every group, but none reaches those of 'first' at 'second', as under torch.no_grad() "
+    "or before a detach(): take that out, or give rule='frozen'"
+)
+DETACHED = Frozen(lambda net, x: net.backbone(x).detach())  # type: ignore[operator]
 
 
 STEADY = (
@@ -252,6 +274,8 @@ TABLE: dict[str, tuple[Callable[[], object], str]] = {
         of(bound),
         "the model must have no forward of an instance's own, which surgery cannot copy, but 'layer1.0' has: write it into a class",
     ),
+    "model: a backbone under no_grad": (pruning(model=Frozen(lambda net, x: torch.no_grad()(net.backbone)(x)), rate=0.3), UNREACHED),
+    "model: a detached backbone": (pruning(model=DETACHED, rate=0.3, rule="adam"), UNREACHED),
     "model: hooks": (of(hooked), "the model must have no hooks, which may compute anything, but 'layer1.0.conv1' has: remove() them first"),
     "model: old weight norm": (
         of(lambda net: torch.nn.utils.spectral_norm(net.fc) and None),
@@ -312,6 +336,22 @@ def test_refused_model_is_left_as_it_was(run: Callable[..., object]) -> None:
     assert net.training
 
 
+def test_backbone_without_a_gradient_is_welcome_where_scores_stay_frozen() -> None:
+    assert isinstance(pruning(model=DETACHED, rate=0.3, rule="frozen")(), sdap.Result)
+
+
+def test_gradient_that_is_zero_or_left_out_by_chance_is_welcome() -> None:
+    """A dead layer, a last norm that starts at zero, a block that is skipped at times in train mode."""
+    dead = Frozen(lambda net, x: net.backbone(x))  # type: ignore[operator]
+    nn.init.constant_(dead.second.bias, -100)
+    start = build("resnet-conv")
+    for block in start.layer1:
+        nn.init.zeros_(block.bn2.weight)
+    skipped = Frozen(lambda net, x: net.backbone(x).detach() if net.training else net.backbone(x))  # type: ignore[operator]
+    for net in (dead, start, skipped):
+        check_gradients(net, trace(net, EXAMPLE), IMAGES)
+
+
 class Drawing(Changed):
     """It draws random numbers of all kinds, which make no difference in eval mode, and counts."""
 
@@ -328,10 +368,13 @@ def test_what_is_tried_first_leaves_no_trace() -> None:
     """Not in the model, nor in what is random: a network that only draws in eval mode is welcome."""
     net = Drawing().train()
     net.net.layer1.eval()
+    graph = trace(net, EXAMPLE)
     before, modes = fingerprint(net), [m.training for m in net.modules()]
     states = torch.get_rng_state(), random.getstate()
     check_steady(net, IMAGES)
     check_model(net, IMAGES)
+    check_gradients(net, graph, IMAGES)
+    assert all(p.grad is None for p in net.parameters())
     assert_same_bits(net, before)
     assert [m.training for m in net.modules()] == modes
     assert torch.equal(torch.get_rng_state(), states[0])
