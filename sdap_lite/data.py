@@ -179,7 +179,8 @@ def load(name: str, root: str | Path | None = None, *, size: int | None = None, 
     """Loads an image set into memory.
 
     Looked for in :func:`data_root`: as an image tree ``<name>/{train,test|val}/<class>/*``, or in
-    the layout of its authors or of torchvision. Not there: downloaded from its authors, where it can.
+    the layout of its authors or of torchvision. In a tree, folders within a class's are read, too; hidden
+    files are not, nor others than ``.jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp``. Not there: downloaded from its authors, where it can.
     The pixels of a tree are decoded once and kept in it, in a file ``.decoded-<size>.safetensors``; a
     ``folder`` of your own is left as it is.
 
