@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from weakref import WeakKeyDictionary
 
 import torch
@@ -104,6 +105,7 @@ def threshold(
     """
     check_rate(rate)
     check_round_to(round_to)
+    rate, round_to = float(rate), int(round_to)  # numpy's would count in their own precision
     counter = _counter(graph, unit)
     flat = graph.join(scores, 0.0).detach().cpu().double()
     if not bool(torch.isfinite(flat).all()):
@@ -139,13 +141,13 @@ def largest_rate(graph: ChannelGraph, unit: str = "params", round_to: int = 1) -
 
 def check_rate(rate: float) -> None:
     """Raises ValueError unless ``rate`` is a share that can be removed."""
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+    if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 <= rate < 1:
         raise ValueError(f"rate must be the share that is removed, a number from 0 to below 1, got {rate!r}")
 
 
 def check_round_to(round_to: int) -> None:
     """Raises ValueError unless ``round_to`` is a count that widths can be multiples of."""
-    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
+    if isinstance(round_to, bool) or not isinstance(round_to, Integral) or round_to < 1:
         raise ValueError(f"round_to must be a whole number from 1 on, got {round_to!r}")
 
 

@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +18,18 @@ from .data import Images
 from .graph import ChannelGraph
 from .measure import best_device, evaluating
 
-__all__ = ["check_device", "check_gradients", "check_images", "check_model", "check_number", "check_plain", "check_steady", "undisturbed"]
+__all__ = ["check_device", "check_gradients", "check_images", "check_model", "check_number", "check_plain", "check_steady", "plain", "undisturbed"]
 
 
 def check_number(name: str, value: float, rule: str, holds: Callable[[float], bool]) -> None:
     """Raises ValueError unless ``value`` is a finite number for which the rule holds."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not holds(value):
         raise ValueError(f"{name} must {rule}, got {value!r}")
+
+
+def plain(value: Any) -> Any:
+    """A number of numpy's as Python's own, as settings and checkpoints hold it; all else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def check_device(device: str | torch.device | None) -> torch.device:
@@ -180,5 +186,7 @@ def _check_numbers(model: nn.Module, what: str) -> None:
             raise ValueError(f"the {what} must be float32 (mixed precision is chosen by mode=), got {p.dtype} in {name!r}")
     trained = dict(model.named_parameters())
     for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"the {what}'s state must be tensors, but {name!r} is a {type(tensor).__name__}: take get_extra_state out of the class")
         if bool(torch.isnan(tensor).any()) or (name in trained and bool(torch.isinf(tensor).any())):  # a buffer may hold infinity: a mask
             raise ValueError(f"the {what} must hold finite numbers, but there is NaN or infinity in {name!r}")

@@ -121,10 +121,15 @@ class Images:
             low, high = int(split.labels.min()), int(split.labels.max())
             if low < 0 or high >= classes:
                 raise ValueError(f"labels of the {part} images must lie in 0…{classes - 1}, one for each class, got {low}…{high}")
-        for name, numbers in (("mean", self.mean), ("std", self.std)):
+        for name, given in (("mean", self.mean), ("std", self.std)):
+            try:
+                numbers = tuple(float(n) for n in given)  # of a list, an array or a tensor, too
+            except (TypeError, ValueError):
+                numbers = ()
             if len(numbers) != shape[0] or not all(math.isfinite(n) and (n > 0 or name == "mean") for n in numbers):
                 what = "number" if name == "mean" else "number above 0"
-                raise ValueError(f"{name} must be one {what} for each of {shape[0]} channels, got {numbers}")
+                raise ValueError(f"{name} must be one {what} for each of {shape[0]} channels, got {given}")
+            object.__setattr__(self, name, numbers)
 
     def hold_out(self, share: float = 0.1) -> tuple[Split, Split]:
         """The validation and the training part.

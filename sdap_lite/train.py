@@ -26,7 +26,7 @@ from .baselines import norm_scales
 from .budget import Report, check_rate, check_round_to, cost, largest_rate, report, schedule, threshold
 from .channels import trace
 from .checkpoint import RunFolder, fingerprint, read_checkpoint
-from .checks import check_device, check_gradients, check_images, check_model, check_number, check_plain, check_steady, undisturbed
+from .checks import check_device, check_gradients, check_images, check_model, check_number, check_plain, check_steady, plain, undisturbed
 from .data import Images, batches
 from .distill import ALPHA, distillation_loss
 from .folding import fold_norms
@@ -122,6 +122,7 @@ def train(
         OSError: a checkpoint cannot be written; the one before it is still there.
         KeyboardInterrupt: Ctrl-C; the message says what is saved and how to go on.
     """
+    label_smoothing = plain(label_smoothing)
     check_number("label_smoothing", label_smoothing, "lie between 0 and 1", lambda v: 0 <= v <= 1)
     settings = _settings(images, epochs, lr, batch_size, weight_decay, validation, seed, device, replay)
     check_model(model, images)
@@ -209,6 +210,8 @@ def prune(
     """
     asked: dict[str, Any] = {"rate": rate, "unit": unit, "temperature": temperature, "alpha": alpha, "ramp": ramp, "cuts": cuts}
     asked |= {"rule": rule, "cost_power": cost_power, "hold": hold, "round_to": round_to}
+    asked = {name: plain(value) for name, value in asked.items()}
+    rate, round_to = asked["rate"], asked["round_to"]
     _check_asked(**asked)
     _check_variant(variant or Variant(), **asked)
     settings = _settings(images, epochs, lr, batch_size, weight_decay, validation, seed, device, replay)
@@ -653,6 +656,7 @@ def _settings(
     replay: bool,
 ) -> dict[str, Any]:
     """The settings that every run has, checked."""
+    epochs, lr, batch_size, weight_decay, validation, seed = map(plain, (epochs, lr, batch_size, weight_decay, validation, seed))
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs must be a whole number from 1 on, got {epochs!r}")
     if not isinstance(batch_size, int) or batch_size < 2:

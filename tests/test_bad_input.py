@@ -9,6 +9,7 @@ import re
 import types
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,14 @@ UNREACHED = (
     "or before a detach(): take that out, or give rule='frozen'"
 )
 DETACHED = Frozen(lambda net, x: net.backbone(x).detach())  # type: ignore[operator]
+
+
+class Versioned(Changed):
+    def __init__(self) -> None:
+        super().__init__(lambda net, y: y)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 1}
 
 
 STEADY = (
@@ -215,6 +224,8 @@ TABLE: dict[str, tuple[Callable[[], object], str]] = {
     "labels: below the classes": (lambda: replace(IMAGES, test=labels([0, -1])), "labels of the test images must lie in 0…3, one for each class, got -1…0"),
     "deviation: none": (lambda: replace(IMAGES, std=(0.0,) * 3), "std must be one number above 0 for each of 3 channels, got (0.0, 0.0, 0.0)"),
     "mean: NaN": (lambda: replace(IMAGES, mean=(math.nan,) * 3), "mean must be one number for each of 3 channels, got (nan, nan, nan)"),
+    "mean: one number": (lambda: replace(IMAGES, mean=0.5), "mean must be one number for each of 3 channels, got 0.5"),
+    "mean: words": (lambda: replace(IMAGES, mean=("a", "b", "c")), "mean must be one number for each of 3 channels, got ('a', 'b', 'c')"),
     "mean: of grey images": (lambda: replace(IMAGES, mean=(0.5,)), "mean must be one number for each of 3 channels, got (0.5,)"),
     # models and images
     "images: grey for a colour model": (
@@ -252,6 +263,12 @@ TABLE: dict[str, tuple[Callable[[], object], str]] = {
         "the model must have parameters that require a gradient, but all are frozen (or there are none): call requires_grad_(True)",
     ),
     "model: NaN": (of(spoil), "the model must hold finite numbers, but there is NaN or infinity in 'layer1.0.bn1.running_var'"),
+    "model: a state that is no tensor": (
+        pruning(model=Versioned()),
+        "the model's state must be tensors, but '_extra_state' is a dict: take get_extra_state out of the class",
+    ),
+    "rate: numpy's truth": (pruning(rate=np.bool_(True)), RATE + "True"),
+    "epochs: numpy's half": (pruning(epochs=np.float64(0.5)), "epochs must be a whole number from 1 on, got 0.5"),
     "model: infinite": (of(overflow), "the model must hold finite numbers, but there is NaN or infinity in 'fc.weight'"),
     "model: without convolutions": (
         pruning(model=nn.Sequential(nn.Flatten(), nn.Linear(768, 4))),
@@ -350,6 +367,23 @@ def test_gradient_that_is_zero_or_left_out_by_chance_is_welcome() -> None:
     skipped = Frozen(lambda net, x: net.backbone(x).detach() if net.training else net.backbone(x))  # type: ignore[operator]
     for net in (dead, start, skipped):
         check_gradients(net, trace(net, EXAMPLE), IMAGES)
+
+
+def test_numbers_may_be_numpys(tmp_path: Path) -> None:
+    """They are in settings and checkpoints what Python's own are."""
+    numbers: dict[str, Any] = {"rate": np.float32(0.5), "round_to": np.int64(1), "cuts": np.int32(1), "hold": np.float64(1), "seed": np.int64(3)}
+    numbers |= {"epochs": np.int64(1), "batch_size": np.uint8(16), "lr": np.float64(0.02), "validation": np.float32(0.25)}
+    found, wanted = (pruning(**given)() for given in ({**numbers, "checkpoint": tmp_path}, {name: n.item() for name, n in numbers.items()}))
+    assert isinstance(found, sdap.Result)
+    assert isinstance(wanted, sdap.Result)
+    assert found.settings == wanted.settings
+    assert {type(value) for value in found.settings.values()} <= {str, int, float, list, bool, type(None)}
+    assert_same_bits(found.model, fingerprint(wanted.model))
+    pruning(**{**numbers, "resume": tmp_path})()
+    train(build("resnet-pad"), IMAGES, **{**QUICK, "label_smoothing": np.float32(0.1)})
+    scores = GRAPH.split(torch.arange(float(len(GRAPH))))
+    kept, same = (threshold(GRAPH, scores, rate, round_to=to) for rate, to in ((np.float32(0.5), np.int64(2)), (0.5, 2)))
+    assert all(torch.equal(kept[name], same[name]) for name in same)
 
 
 class Drawing(Changed):

@@ -6,7 +6,9 @@ import json
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -381,6 +383,15 @@ def test_a_large_share_takes_more_than_half_but_never_all() -> None:
     held_out, rest = image_set([0] * 20 + [1] * 20 + [2] * 4).hold_out(0.9)
     assert len(held_out) == 40
     assert rest.labels.bincount().tolist() == [1, 2, 1]
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor, lambda numbers: np.array(numbers, np.float32)])
+def test_mean_and_deviation_may_be_of_any_kind_of_numbers(kind: Callable[[tuple[float, ...]], Any]) -> None:
+    images = pictures()
+    again = replace(images, mean=kind(images.mean), std=kind(images.std))
+    assert again.mean == images.mean == (0.5,) * 3
+    assert again.std == images.std
+    assert {type(number) for number in (*again.mean, *again.std)} == {float}
 
 
 def test_limited_set_keeps_its_validation_images_apart() -> None:
