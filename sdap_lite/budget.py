@@ -121,7 +121,7 @@ def threshold(
         down = _rounder(graph, flat, must, round_to)
     if counter.cost(down(must)) > target:
         most = f"{largest_rate(graph, unit, round_to):.4f}"
-        raise ValueError(f"rate must be at most {most} here, where every layer keeps {_least(round_to)} and what must stay, got {rate}")
+        raise ValueError(f"rate must be at most {most} here, where every layer keeps {least_width(round_to)} and what must stay, got {rate}")
     order = torch.argsort(flat, descending=True, stable=True)
     order = order[~must[order]]
     count, kept = _as_many_as_fit(counter, must, order, down, target)
@@ -236,7 +236,7 @@ def _cheapest(graph: ChannelGraph, counter: _Counter, round_to: int) -> Tensor:
     return _rounder(graph, cheapness, must, round_to)(must)
 
 
-def _least(round_to: int) -> str:
+def least_width(round_to: int) -> str:
     return "one channel" if round_to == 1 else f"{round_to} channels"
 
 

@@ -13,12 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
 
 from .data import Images
 from .graph import ChannelGraph
 from .measure import best_device, evaluating
 
 __all__ = ["check_device", "check_gradients", "check_images", "check_model", "check_number", "check_plain", "check_steady", "plain", "undisturbed"]
+
+REMOVERS = {"WeightNorm": "remove_weight_norm", "SpectralNorm": "remove_spectral_norm"}  # of PyTorch's older norms of weights, which are hooks
 
 
 def check_number(name: str, value: float, rule: str, holds: Callable[[float], bool]) -> None:
@@ -148,7 +151,7 @@ def check_plain(model: nn.Module) -> None:
             found = ", ".join(module.parametrizations)
             raise ValueError(f"the model must have no gates or other parametrizations, but {name!r} has, on {found}: detach() or remove them first")
         if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-            raise ValueError(f"the model must have no hooks, which may compute anything, but {name!r} has: remove() them first")
+            raise ValueError(f"the model must have no hooks, which may compute anything, but {name!r} has: {_way_out(module)} first")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -157,6 +160,19 @@ def check_plain(model: nn.Module) -> None:
 def _check_type(model: nn.Module, what: str) -> None:
     if not isinstance(model, nn.Module):
         raise ValueError(f"the {what} must be a torch.nn.Module, got {type(model).__name__}")
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if nn.parameter.is_lazy(tensor):
+            raise ValueError(f"the {what} must have all its tensors, but {name!r} has no shape before a first call: run it once on an example")
+
+
+def _way_out(module: nn.Module) -> str:
+    """How a module's hooks are taken away."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, BasePruningMethod):
+            return f"torch.nn.utils.prune.remove(module, {hook._tensor_name!r})"
+        if type(hook).__name__ in REMOVERS:
+            return f"torch.nn.utils.{REMOVERS[type(hook).__name__]}(module)"
+    return "remove() them"
 
 
 def _check_training(model: nn.Module, what: str, shape: tuple[int, ...]) -> None:

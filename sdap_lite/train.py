@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .baselines import norm_scales
-from .budget import Report, check_rate, check_round_to, cost, largest_rate, report, schedule, threshold
+from .budget import Report, check_rate, check_round_to, cost, largest_rate, least_width, report, schedule, threshold
 from .channels import trace
 from .checkpoint import RunFolder, fingerprint, read_checkpoint
 from .checks import check_device, check_gradients, check_images, check_model, check_number, check_plain, check_steady, plain, undisturbed
@@ -735,7 +735,9 @@ def _traced(model: nn.Module, images: Images, rate: float, unit: str, round_to: 
         graph = _timed(model, graph, settings["device"], resume)
         settings["times"] = graph.times and graph.times.state_dict()
     if rate > (most := largest_rate(graph, unit, round_to)):
-        raise ValueError(f"rate must be at most {most:.4f} for this network, where every layer keeps one channel, got {rate}")
+        if not graph.prunable:
+            raise ValueError(f"rate must be 0 for this network, of which no channel may go, got {rate}: print(sdap.trace(model, example)) says why")
+        raise ValueError(f"rate must be at most {most:.4f} for this network, where every layer keeps {least_width(round_to)}, got {rate}")
     return graph
 
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from nets import EXAMPLE, Flattened, assert_same_bits, build, fingerprint, pictures
 from torch import Tensor, nn
+from torch.nn.utils.prune import random_unstructured
 
 import sdap_lite as sdap
 from sdap_lite import Images, Split, models, prune, remove_channels, slice_optimizer, threshold, trace, train
@@ -121,6 +122,9 @@ class Versioned(Changed):
         return {"version": 1}
 
 
+HOOKS = "the model must have no hooks, which may compute anything, but '{}' has: {} first"
+LAZY = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(4))
+LAZY_MESSAGE = "the model must have all its tensors, but '2.weight' has no shape before a first call: run it once on an example"
 STEADY = (
     "the model must give the same logits for the same images in eval mode, but does not: whatever is random in it must ask for "
     "self.training, as in F.dropout(x, 0.5, self.training)"
@@ -167,6 +171,10 @@ TABLE: dict[str, tuple[Callable[[], object], str]] = {
     "rate: truth": (pruning(rate=True), RATE + "True"),
     "rate: a tensor": (pruning(rate=torch.tensor(0.5)), RATE + "tensor(0.5000)"),
     "rate: cannot be reached": (pruning(rate=0.999), f"rate must be at most {LARGEST} for this network, where every layer keeps one channel, got 0.999"),
+    "rate: with all widths kept": (
+        pruning(round_to=64),
+        "rate must be at most 0.0000 for this network, where every layer keeps 64 channels, got 0.5",
+    ),
     "rate: of no known unit": (pruning(unit="flops"), "unit must be one of params, macs, channels, latency, got 'flops'"),
     # settings
     "epochs: none": (pruning(epochs=0), "epochs must be a whole number from 1 on, got 0"),
@@ -272,7 +280,7 @@ TABLE: dict[str, tuple[Callable[[], object], str]] = {
     "model: infinite": (of(overflow), "the model must hold finite numbers, but there is NaN or infinity in 'fc.weight'"),
     "model: without convolutions": (
         pruning(model=nn.Sequential(nn.Flatten(), nn.Linear(768, 4))),
-        "rate must be at most 0.0000 for this network, where every layer keeps one channel, got 0.5",
+        "rate must be 0 for this network, of which no channel may go, got 0.5: print(sdap.trace(model, example)) says why",
     ),
     "model: without parameters": (
         pruning(model=nn.Flatten()),
@@ -293,11 +301,18 @@ TABLE: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "model: a backbone under no_grad": (pruning(model=Frozen(lambda net, x: torch.no_grad()(net.backbone)(x)), rate=0.3), UNREACHED),
     "model: a detached backbone": (pruning(model=DETACHED, rate=0.3, rule="adam"), UNREACHED),
-    "model: hooks": (of(hooked), "the model must have no hooks, which may compute anything, but 'layer1.0.conv1' has: remove() them first"),
-    "model: old weight norm": (
+    "model: hooks": (of(hooked), HOOKS.format("layer1.0.conv1", "remove() them")),
+    "model: old weight norm": (of(lambda net: torch.nn.utils.weight_norm(net.fc) and None), HOOKS.format("fc", "torch.nn.utils.remove_weight_norm(module)")),
+    "model: old spectral norm": (
         of(lambda net: torch.nn.utils.spectral_norm(net.fc) and None),
-        "the model must have no hooks, which may compute anything, but 'fc' has: remove() them first",
+        HOOKS.format("fc", "torch.nn.utils.remove_spectral_norm(module)"),
     ),
+    "model: masks": (
+        of(lambda net: random_unstructured(net.fc, "weight", 0.5) and None),
+        HOOKS.format("fc", "torch.nn.utils.prune.remove(module, 'weight')"),
+    ),
+    "model: lazy": (pruning(model=LAZY), LAZY_MESSAGE),
+    "model: lazy in training": (training(model=LAZY), LAZY_MESSAGE),
     "model: parametrizations": (
         of(weight_norm),
         "the model must have no gates or other parametrizations, but 'layer1.0.conv1' has, on weight: detach() or remove them first",
@@ -326,10 +341,12 @@ TABLE: dict[str, tuple[Callable[[], object], str]] = {
 }
 
 
+OLD = "ignore:.*weight_norm. is deprecated:FutureWarning"
 JIT = "ignore:.*torch.jit:DeprecationWarning"  # PyTorch's own, of its older compiler
 
 
 @pytest.mark.filterwarnings(JIT)
+@pytest.mark.filterwarnings(OLD)
 @pytest.mark.parametrize("name", list(TABLE))
 def test_refused_before_any_work(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(_Training, "epoch", lambda *_: pytest.fail("nothing may be trained"))
