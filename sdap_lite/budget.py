@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from weakref import WeakKeyDictionary
 
 import torch
@@ -104,6 +105,7 @@ def threshold(
     """
     check_rate(rate)
     check_round_to(round_to)
+    rate, round_to = float(rate), int(round_to)  # numpy's would count in their own precision
     counter = _counter(graph, unit)
     flat = graph.join(scores, 0.0).detach().cpu().double()
     if not bool(torch.isfinite(flat).all()):
@@ -119,7 +121,7 @@ def threshold(
         down = _rounder(graph, flat, must, round_to)
     if counter.cost(down(must)) > target:
         most = f"{largest_rate(graph, unit, round_to):.4f}"
-        raise ValueError(f"rate must be at most {most} here, where every layer keeps {_least(round_to)} and what must stay, got {rate}")
+        raise ValueError(f"rate must be at most {most} here, where every layer keeps {least_width(round_to)} and what must stay, got {rate}")
     order = torch.argsort(flat, descending=True, stable=True)
     order = order[~must[order]]
     count, kept = _as_many_as_fit(counter, must, order, down, target)
@@ -139,13 +141,13 @@ def largest_rate(graph: ChannelGraph, unit: str = "params", round_to: int = 1) -
 
 def check_rate(rate: float) -> None:
     """Raises ValueError unless ``rate`` is a share that can be removed."""
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+    if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 <= rate < 1:
         raise ValueError(f"rate must be the share that is removed, a number from 0 to below 1, got {rate!r}")
 
 
 def check_round_to(round_to: int) -> None:
     """Raises ValueError unless ``round_to`` is a count that widths can be multiples of."""
-    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
+    if isinstance(round_to, bool) or not isinstance(round_to, Integral) or round_to < 1:
         raise ValueError(f"round_to must be a whole number from 1 on, got {round_to!r}")
 
 
@@ -234,7 +236,7 @@ def _cheapest(graph: ChannelGraph, counter: _Counter, round_to: int) -> Tensor:
     return _rounder(graph, cheapness, must, round_to)(must)
 
 
-def _least(round_to: int) -> str:
+def least_width(round_to: int) -> str:
     return "one channel" if round_to == 1 else f"{round_to} channels"
 
 

@@ -64,8 +64,14 @@ class Split:
     def to(self, device: torch.device | str) -> Split:
         return Split(self.images.to(device), self.labels.to(device))
 
-    def divide(self, count: int, *, seed: int = 0) -> tuple[Split, Split]:
+    def divide(self, count: int, *, seed: int = 0, spare: bool = False) -> tuple[Split, Split]:
         """Divides into ``count`` images, drawn evenly from all classes, and all the others.
+
+        Args:
+            count: above 0 and below the number of images.
+            seed: which ones are drawn.
+            spare: whether a class gives more than half of its images only when all have given half, and its last one
+                only when no other is left.
 
         >>> split = Split(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.arange(10) % 2)
         >>> few, rest = split.divide(4)
@@ -74,7 +80,7 @@ class Split:
         """
         if not 0 < count < len(self):
             raise ValueError(f"count must lie between 0 and the number of images, {len(self)}, got {count}")
-        chosen = _stratified(self.labels, count, seed)
+        chosen = _stratified(self.labels, count, seed, spare)
         rest = torch.ones(len(self), dtype=torch.bool)
         rest[chosen] = False
         return self[chosen], self[rest.nonzero().flatten()]
@@ -115,23 +121,29 @@ class Images:
             low, high = int(split.labels.min()), int(split.labels.max())
             if low < 0 or high >= classes:
                 raise ValueError(f"labels of the {part} images must lie in 0…{classes - 1}, one for each class, got {low}…{high}")
-        for name, numbers in (("mean", self.mean), ("std", self.std)):
+        for name, given in (("mean", self.mean), ("std", self.std)):
+            try:
+                numbers = tuple(float(n) for n in given)  # of a list, an array or a tensor, too
+            except (TypeError, ValueError):
+                numbers = ()
             if len(numbers) != shape[0] or not all(math.isfinite(n) and (n > 0 or name == "mean") for n in numbers):
                 what = "number" if name == "mean" else "number above 0"
-                raise ValueError(f"{name} must be one {what} for each of {shape[0]} channels, got {numbers}")
+                raise ValueError(f"{name} must be one {what} for each of {shape[0]} channels, got {given}")
+            object.__setattr__(self, name, numbers)
 
     def hold_out(self, share: float = 0.1) -> tuple[Split, Split]:
         """The validation and the training part.
 
         The same whatever a run's seed, so that a network pretrained on this set has never seen
-        the images that a later run validates on.
+        the images that a later run validates on. Each class gives the same number of images, but a rare
+        one no more than half of its own (:meth:`Split.divide`, ``spare``).
 
         Args:
             share: of the training images, if no validation part is given already.
         """
         if self.validation is not None:
             return self.validation, self.train
-        return self.train.divide(max(1, round(share * len(self.train))), seed=0)
+        return self.train.divide(max(1, round(share * len(self.train))), seed=0, spare=True)
 
     def limit(self, train: int, test: int, *, seed: int = 0) -> Images:
         """The same set with fewer images, drawn evenly from all classes.
@@ -172,7 +184,8 @@ def load(name: str, root: str | Path | None = None, *, size: int | None = None, 
     """Loads an image set into memory.
 
     Looked for in :func:`data_root`: as an image tree ``<name>/{train,test|val}/<class>/*``, or in
-    the layout of its authors or of torchvision. Not there: downloaded from its authors, where it can.
+    the layout of its authors or of torchvision. In a tree, folders within a class's are read, too; hidden
+    files are not, nor others than ``.jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp``. Not there: downloaded from its authors, where it can.
     The pixels of a tree are decoded once and kept in it, in a file ``.decoded-<size>.safetensors``; a
     ``folder`` of your own is left as it is.
 
@@ -299,12 +312,15 @@ def _load(name: str, root: Path, size: int | None, download: bool) -> Images:
     return Images(name, train, test, classes, known.mean, known.std, note)
 
 
-def _stratified(labels: Tensor, count: int, seed: int) -> Tensor:
+def _stratified(labels: Tensor, count: int, seed: int, spare: bool) -> Tensor:
     """Indices of ``count`` items, as even over the classes as can be, in random order."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     by_class = order[torch.argsort(labels[order], stable=True)]
     counts = torch.bincount(labels)
     rank = torch.cat([torch.arange(int(c)) for c in counts])  # the how-manieth of its class
+    if spare:
+        size = counts.repeat_interleave(counts)
+        rank += len(labels) * ((rank >= size // 2).long() + (rank == size - 1).long())
     chosen = by_class[torch.argsort(rank, stable=True)[:count]]
     return chosen[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
 

@@ -13,6 +13,8 @@ from .latency_table import LatencyTable
 
 __all__ = ["ChannelGraph", "Group", "Kept", "Layer"]
 
+ROWS = ("weight", "bias", "running_mean", "running_var")  # what has a row a channel; other tensors of a module are the user's own
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:
@@ -73,7 +75,7 @@ class Layer:
             return {0: columns} if self.kind == "depthwise" else {0: columns, 1: kept[one].nonzero().flatten()}
         if key == "weight" and self.mixes:
             return {0: rows, 1: columns}
-        return {} if key == "num_batches_tracked" or self.kind == "pad" else {0: rows}
+        return {0: rows} if key in ROWS else {}
 
 
 @dataclass(frozen=True)

@@ -28,14 +28,15 @@ STOCK = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.
 def save(model: nn.Module, path: str | Path) -> None:
     """Writes ``path.safetensors`` and ``path.json``.
 
-    A tensor that the model has under several names, a tied weight for example, is written once.
+    A tensor that the model has under several names, a tied weight for example, is written once. Buffers that are not persistent
+    are written, too, since surgery may have cut them.
 
     Args:
         model: a plain model, pruned or not.
         path: without an ending; its folder must exist.
 
     Raises:
-        ValueError: the model has gates, or the folder does not exist.
+        ValueError: the model has gates, or a state that is no tensor, or the folder does not exist.
 
     >>> import tempfile
     >>> from sdap_lite import models
@@ -53,7 +54,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     if any(parametrize.is_parametrized(m) for m in model.modules()):
         raise ValueError("the model must have no gates or other parametrizations: detach() them first")
     tied = _tied(model)
-    state = {k: v.detach().cpu() for k, v in model.state_dict().items() if k not in tied}
+    state = {k: v.detach().cpu() for k, v in {**model.state_dict(), **_transient(model)}.items() if k not in tied}
     content = to_bytes({k: v.clone(memory_format=torch.contiguous_format) for k, v in state.items()})  # views of one storage would be refused
     modules = {name: {"class": type(m).__name__, **_widths(m)} for name, m in model.named_modules() if _widths(m)}
     card = {"format": "sdap_lite 1", "class": type(model).__name__, "sha256": hashlib.sha256(content).hexdigest(), "modules": modules}
@@ -94,6 +95,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     for name, module in modules.items():
         _set_widths(name, module, card["modules"][name])
     wrong = _reshape(model, shapes, state)
+    state = {name: tensor for name, tensor in state.items() if name not in _transient(model)}
     own = model.state_dict()
     wrong = wrong or sorted(own.keys() ^ state.keys()) or [k for k in own if own[k].shape != state[k].shape]
     if wrong:
@@ -164,7 +166,17 @@ def _widths(module: nn.Module) -> dict[str, int]:
 def _tied(model: nn.Module) -> dict[str, str]:
     """Names of tensors that have another name before: each with its tensor's first name."""
     first: dict[Tensor, str] = {}
-    return {name: first[tensor] for name, tensor in model.state_dict(keep_vars=True).items() if first.setdefault(tensor, name) != name}
+    state = model.state_dict(keep_vars=True)
+    if strange := {name: type(value).__name__ for name, value in state.items() if not isinstance(value, Tensor)}:
+        name, kind = next(iter(strange.items()))
+        raise ValueError(f"the model's state must be tensors, but {name!r} is a {kind}: take get_extra_state out of the class")
+    return {name: first[tensor] for name, tensor in state.items() if first.setdefault(tensor, name) != name}
+
+
+def _transient(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that a state dictionary leaves out, of the types that safetensors knows."""
+    persistent = model.state_dict().keys()
+    return {path: tensor for path, _, _, tensor in _tensors(model) if path not in persistent and tensor.dtype != torch.complex128}
 
 
 def _with_tied(recipe: Path, saved: dict[str, str], tied: dict[str, str], state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -213,6 +225,8 @@ def _reshape(model: nn.Module, shapes: dict[str, Any], state: dict[str, Tensor])
     made: dict[Tensor, Tensor] = {}  # tied tensors stay tied
     for path, module, key, old in _tensors(model):
         if path not in persistent:
+            if path in state:  # not so in recipes of earlier versions
+                setattr(module, key, state[path].to(old))
             continue
         shape = shapes.get(path, _implied(module, key, old) or list(old.shape))
         if path not in state or list(state[path].shape) != shape or len(shape) != old.ndim:

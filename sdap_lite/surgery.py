@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .copies import empty_tables
 from .gates import check_model
 from .graph import ChannelGraph, Layer
+from .layers import ChannelPad
 
 __all__ = ["SurgeryError", "masked", "remove_channels", "slice_optimizer"]
 
@@ -54,7 +55,7 @@ def remove_channels(model: nn.Module, graph: ChannelGraph, kept: dict[str, Tenso
     flat = _check_kept(graph, kept)
     # Tensors to cut are given to deepcopy as copied already: the copy never holds more than the small model.
     memo = empty_tables(model)
-    for layer in graph.layers.values():
+    for layer in sorted(graph.layers.values(), key=lambda layer: layer.kind != "parameter"):  # what is known of a tensor by itself comes first
         for key, tensor in _tensors(model, layer):
             memo.setdefault(id(tensor), _like(tensor, _cut(tensor, layer.slices(key, tensor.shape, flat))))
     small = copy.deepcopy(model, memo)
@@ -105,7 +106,7 @@ def slice_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, small: n
     for group in optimizer.param_groups:
         for i, old in enumerate(group["params"]):
             module, _, key = names[old].rpartition(".")
-            layer = graph.layers.get(module) or graph.layers.get(names[old])
+            layer = graph.layers.get(names[old]) or graph.layers.get(module)
             slices = layer.slices(key, old.shape, flat) if layer else {}
             group["params"][i] = new = targets[names[old]]
             if old in state:
@@ -179,11 +180,12 @@ def _compare(model: nn.Module, small: nn.Module, graph: ChannelGraph, flat: Tens
     narrow = copy.deepcopy(small).cpu().to(dtype).eval()
     x = torch.randn(2, *graph.shape[1:], dtype=dtype, generator=torch.Generator().manual_seed(0))
     differ: list[str] = []
-    seen: dict[str, list[Tensor]] = {name: [] for name, layer in graph.layers.items() if layer.kind != "parameter"}  # a module may be called more than once
+    # A module may be called more than once. What a subclass makes of its product, only its own code knows: there the networks' outputs tell
+    seen: dict[str, list[Tensor]] = {n: [] for n, y in graph.layers.items() if y.kind != "parameter" and _is_stock(model.get_submodule(n))}
 
     def remember(name: str, layer: Layer) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            axis = output.ndim - 1 if layer.kind == "linear" else 1
+        def hook(module: Any, inputs: Any, output: Tensor) -> None:
+            axis = output.ndim - 1 if layer.kind == "linear" else output.ndim - len(getattr(module, "kernel_size", output.shape[2:])) - 1
             seen[name].append(output.index_select(axis, flat[layer.outputs].nonzero().flatten()))  # a copy: what comes next may work in place
 
         return hook
@@ -208,10 +210,15 @@ def _compare(model: nn.Module, small: nn.Module, graph: ChannelGraph, flat: Tens
             return
         try:
             got = narrow(x.clone())
-        except RuntimeError as error:
+        except Exception as error:  # what user code may raise
             raise SurgeryError(f"the small model cannot run, after {', '.join(differ) or 'modules that all agree'}: {error}") from error
     if differ or not _equal(wanted, got, TOLERANCE[dtype]):
         raise SurgeryError(f"the small model must compute what the masked one computes, but differs first at {differ[0] if differ else 'the output'!r}")
+
+
+def _is_stock(module: nn.Module) -> bool:
+    """Whether a layer's output is known to have its channels where the layer's kind says."""
+    return type(module).__module__.startswith("torch.nn.") or isinstance(module, ChannelPad)
 
 
 def _equal(wanted: Any, got: Any, tolerance: float = TOLERANCE[torch.float64]) -> bool:

@@ -63,7 +63,7 @@ def time_layers(
         timer: how one call is timed, in seconds.
 
     Raises:
-        ValueError: ``points`` or ``repeats`` is too small, or the graph is not this model's.
+        ValueError: ``points`` or ``repeats`` is too small, the graph is not this model's, or a layer cannot run alone.
 
     >>> from sdap_lite import cost, models, trace
     >>> model = models.ResNet(8, width=4)
@@ -161,12 +161,16 @@ def _with_rest(graph: ChannelGraph, layers: LatencyTable, sizes: Tensor, kept: d
 
 
 def _calls(model: nn.Module, layers: list[Layer], example: Tensor) -> dict[str, list[tuple[Tensor, int]]]:
-    """For each layer, for each of its calls in the network: an input of zeros, and how many numbers come out."""
-    found: dict[str, list[tuple[Tensor, int]]] = {layer.name: [] for layer in layers}
+    """For each layer, for each of its calls in the network: an input of zeros, and how many numbers come out.
+
+    Raises:
+        ValueError: a layer cannot run alone, on the input that its module gets.
+    """
+    inputs: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
 
     def remember(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> None:
-            found[name].append((torch.zeros_like([*args, *kwargs.values()][0]), output.numel()))
+        def hook(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Any) -> None:
+            inputs[name].append(torch.zeros_like([*args, *kwargs.values()][0]))
 
         return hook
 
@@ -177,6 +181,13 @@ def _calls(model: nn.Module, layers: list[Layer], example: Tensor) -> dict[str, 
     finally:
         for handle in handles:
             handle.remove()
+    found: dict[str, list[tuple[Tensor, int]]] = {}
+    for layer in layers:
+        whole = _alone(model, layer, len(layer.inputs), len(layer.outputs)) if inputs[layer.name] else None
+        try:
+            found[layer.name] = [(x, whole(x).numel()) for x in inputs[layer.name] if whole]
+        except Exception as error:  # an input that its own code prepares, or autocast around it
+            raise ValueError(f"every layer must run alone for its time to be taken, but {layer.name!r} does not: {error}; choose another unit") from error
     return found
 
 
@@ -205,7 +216,7 @@ def _narrowed(model: nn.Module, layer: Layer, x: Tensor, widths: tuple[list[int]
 
 
 def _alone(model: nn.Module, layer: Layer, inputs: int, outputs: int) -> nn.Module:
-    """A copy of a layer with fewer channels, cut as surgery cuts."""
+    """A copy of a layer with fewer channels, cut as surgery cuts; of PyTorch's own class, without what a subclass adds to the product."""
     before, after = len(layer.inputs), len(layer.outputs)
     line = torch.arange(before)
     ends = before + torch.arange(after) if layer.mixes else line.repeat_interleave(after // before)
@@ -213,7 +224,9 @@ def _alone(model: nn.Module, layer: Layer, inputs: int, outputs: int) -> nn.Modu
     groups = {name: Group(name, start, stop, ("layer",)) for name, start, stop in (("in", 0, before), ("out", before, before + after))}
     graph = ChannelGraph({"layer": lone}, groups, torch.ones(before + after, dtype=torch.bool), (), ())
     kept = {"in": _first(before, inputs, layer.parts), "out": _first(after, outputs, layer.parts)}
-    return remove_channels(nn.ModuleDict({"layer": model.get_submodule(layer.module)}), graph, kept, check=False)["layer"]  # type: ignore[index]
+    module = remove_channels(nn.ModuleDict({"layer": model.get_submodule(layer.module)}), graph, kept, check=False)["layer"]  # type: ignore[index]
+    module.__class__ = next(kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn."))
+    return module
 
 
 def _first(width: int, count: int, parts: int) -> Tensor:

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .baselines import norm_scales
-from .budget import Report, check_rate, check_round_to, cost, largest_rate, report, schedule, threshold
+from .budget import Report, check_rate, check_round_to, cost, largest_rate, least_width, report, schedule, threshold
 from .channels import trace
 from .checkpoint import RunFolder, fingerprint, read_checkpoint
-from .checks import check_device, check_images, check_model, check_number, check_plain
+from .checks import check_device, check_gradients, check_images, check_model, check_number, check_plain, check_steady, plain, undisturbed
 from .data import Images, batches
 from .distill import ALPHA, distillation_loss
 from .folding import fold_norms
@@ -122,6 +122,7 @@ def train(
         OSError: a checkpoint cannot be written; the one before it is still there.
         KeyboardInterrupt: Ctrl-C; the message says what is saved and how to go on.
     """
+    label_smoothing = plain(label_smoothing)
     check_number("label_smoothing", label_smoothing, "lie between 0 and 1", lambda v: 0 <= v <= 1)
     settings = _settings(images, epochs, lr, batch_size, weight_decay, validation, seed, device, replay)
     check_model(model, images)
@@ -202,12 +203,15 @@ def prune(
     Raises:
         ValueError: an argument, the model or the images won't do; raised before any training.
         TraceError: the model cannot be traced.
+        SurgeryError: the model cannot be cut; a trial tells before any training.
         FloatingPointError: the loss or a weight is not finite; the message names the last good checkpoint.
         OSError: a checkpoint cannot be written; the one before it is still there.
         KeyboardInterrupt: Ctrl-C; the message says what is saved and how to go on.
     """
     asked: dict[str, Any] = {"rate": rate, "unit": unit, "temperature": temperature, "alpha": alpha, "ramp": ramp, "cuts": cuts}
     asked |= {"rule": rule, "cost_power": cost_power, "hold": hold, "round_to": round_to}
+    asked = {name: plain(value) for name, value in asked.items()}
+    rate, round_to = asked["rate"], asked["round_to"]
     _check_asked(**asked)
     _check_variant(variant or Variant(), **asked)
     settings = _settings(images, epochs, lr, batch_size, weight_decay, validation, seed, device, replay)
@@ -216,11 +220,16 @@ def prune(
     if teacher is not None and (given := check_model(teacher, images, "teacher", frozen=True)) != classes:
         raise ValueError(f"the teacher must give as many logits as the model, {classes}, got {given}")
     graph = _traced(model, images, rate, unit, round_to, settings, resume)
+    check_steady(model, images)
+    if rule != "frozen":
+        check_gradients(model, graph, images)
     prints = {name: "" if net is None else fingerprint(net.state_dict().values()) for name, net in (("model", model), ("teacher", teacher))}
     settings |= {"kind": "prune", **asked, **prints, "scores": _check_scores(scores, graph), "variant": (variant and variant.differs) or None}
     folder, saved = _open(settings, mode, checkpoint, resume, model, images)
     if scores is None and rule == "frozen":
         scores = norm_scales(model, graph)
+    if saved is None:
+        _try_surgery(model, graph, scores, asked)
     run = _Pruning(model, model if teacher is None else teacher, graph, scores, images, settings)
     run.run(folder, saved, progress)
     summary = report(graph, run.kept, asked=rate, unit=unit)
@@ -647,6 +656,7 @@ def _settings(
     replay: bool,
 ) -> dict[str, Any]:
     """The settings that every run has, checked."""
+    epochs, lr, batch_size, weight_decay, validation, seed = map(plain, (epochs, lr, batch_size, weight_decay, validation, seed))
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs must be a whole number from 1 on, got {epochs!r}")
     if not isinstance(batch_size, int) or batch_size < 2:
@@ -725,8 +735,17 @@ def _traced(model: nn.Module, images: Images, rate: float, unit: str, round_to: 
         graph = _timed(model, graph, settings["device"], resume)
         settings["times"] = graph.times and graph.times.state_dict()
     if rate > (most := largest_rate(graph, unit, round_to)):
-        raise ValueError(f"rate must be at most {most:.4f} for this network, where every layer keeps one channel, got {rate}")
+        if not graph.prunable:
+            raise ValueError(f"rate must be 0 for this network, of which no channel may go, got {rate}: print(sdap.trace(model, example)) says why")
+        raise ValueError(f"rate must be at most {most:.4f} for this network, where every layer keeps {least_width(round_to)}, got {rate}")
     return graph
+
+
+def _try_surgery(model: nn.Module, graph: ChannelGraph, scores: dict[str, Tensor] | None, asked: dict[str, Any]) -> None:
+    """What the ramp's end will do, with the scores as they are: if the network cannot be cut, it is known before any training."""
+    start = graph.split(torch.zeros(len(graph))) if scores is None else scores
+    with undisturbed(model):
+        remove_channels(model, graph, threshold(graph, start, **{key: asked[key] for key in ("rate", "unit", "cost_power", "round_to")}))
 
 
 def _timed(model: nn.Module, graph: ChannelGraph, device: str, resume: str | Path | None) -> ChannelGraph:

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import io
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["read_tree"]
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder has the same
 LARGEST = 2**29  # bytes of pixels that are kept: a disk is not ours to fill
 DECODER = 2  # to be raised when the same files give other pixels or labels
 
@@ -41,7 +42,8 @@ Pixels = tuple[Tensor, Tensor]  # uint8 of shape [n, 3, size, size]; int64 label
 def read_tree(tree: Path, size: int, *, keep: bool = True) -> tuple[tuple[Pixels, Pixels], tuple[str, ...]]:
     """The training and the test images of a tree ``{train,test|val}/<class>/*``, and its classes.
 
-    Hidden folders, such as a notebook's ``.ipynb_checkpoints``, are no classes.
+    A class's folder may have folders within. Files of other kinds than :data:`ENDINGS` are passed over, and so is what is hidden:
+    a notebook's ``.ipynb_checkpoints`` is no class, and macOS's ``._0.png`` no image.
 
     Args:
         tree: the folder.
@@ -82,10 +84,21 @@ def _files(folder: Path, classes: tuple[str, ...]) -> tuple[list[os.DirEntry[str
     labels: list[int] = []
     for label, name in enumerate(classes):
         if (folder / name).is_dir():
-            inside = sorted((e for e in os.scandir(folder / name) if e.name.lower().endswith(ENDINGS)), key=lambda e: e.path)
+            inside = sorted(_images(folder / name), key=lambda e: e.path)
             files += inside
             labels += [label] * len(inside)
     return files, torch.tensor(labels, dtype=torch.int64)
+
+
+def _images(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """The images of a folder and of all folders within, in any order."""
+    for entry in os.scandir(folder):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _images(Path(entry.path))
+        elif entry.name.lower().endswith(ENDINGS):
+            yield entry
 
 
 def _decode(files: list[os.DirEntry[str]], labels: Tensor, size: int) -> Pixels:

@@ -74,6 +74,48 @@ class OwnInput(Viewed):
         return super().forward(x.float())
 
 
+class Tokens(nn.Conv2d):
+    """It gives [n, positions, channels]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).flatten(2).transpose(1, 2)
+
+
+class SubPixel(nn.Conv2d):
+    """Four channels become one of twice the side."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(super().forward(x), 2)
+
+
+class Partial(nn.Conv2d):
+    """It gives its mask, too."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return super().forward(x), torch.ones_like(x[:, :1])
+
+
+class Named(nn.Conv2d):
+    def forward(self, x: Tensor) -> dict[int, Tensor]:  # type: ignore[override]
+        return {0: super().forward(x)}
+
+
+class HalfOpen(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.glu(super().forward(x), 1)
+
+
+class First(nn.Module):
+    """The first of what a module gives."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)[0]
+
+
 class SqueezeExcitation(nn.Module):
     """A channel's image times a number that all channels agreed on."""
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import random
 import re
+import types
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from nets import EXAMPLE, Flattened, assert_same_bits, build, fingerprint, pictures
 from torch import Tensor, nn
+from torch.nn.utils.prune import random_unstructured
 
 import sdap_lite as sdap
 from sdap_lite import Images, Split, models, prune, remove_channels, slice_optimizer, threshold, trace, train
+from sdap_lite.checks import check_gradients, check_model, check_steady
 from sdap_lite.train import _Training
 
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 16, "mode": "fp32", "device": "cpu", "progress": False}
@@ -63,6 +70,73 @@ class Branch(nn.Module):
         return self.net(x) if x.mean() > 0 else self.net(-x)
 
 
+class Changed(nn.Module):
+    """A network whose logits code of its own changes."""
+
+    def __init__(self, change: Callable[[nn.Module, Tensor], Any]) -> None:
+        super().__init__()
+        self.net, self.change = build("resnet-pad"), change
+
+    def forward(self, x: Tensor) -> Any:
+        return self.change(self, self.net(x))
+
+
+class Often(nn.Module):
+    """It doubles an image's logits now and then, in eval mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = build("resnet-pad")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) * (1 + (torch.rand(1) < 0.5).float())
+
+
+class Frozen(nn.Module):
+    """A backbone that gets no gradient."""
+
+    def __init__(self, cut: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second, self.last, self.fc = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 4)
+        self.cut = cut
+
+    def backbone(self, x: Tensor) -> Tensor:
+        return F.relu(self.second(F.relu(self.first(x))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.last(self.cut(self, x))).mean((2, 3)))
+
+
+UNREACHED = (
+    "a gradient must reach the gates of every group, but none reaches those of 'first' at 'second', as under torch.no_grad() "
+    "or before a detach(): take that out, or give rule='frozen'"
+)
+DETACHED = Frozen(lambda net, x: net.backbone(x).detach())  # type: ignore[operator]
+
+
+class Versioned(Changed):
+    def __init__(self) -> None:
+        super().__init__(lambda net, y: y)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 1}
+
+
+HOOKS = "the model must have no hooks, which may compute anything, but '{}' has: {} first"
+LAZY = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(4))
+LAZY_MESSAGE = "the model must have all its tensors, but '2.weight' has no shape before a first call: run it once on an example"
+STEADY = (
+    "the model must give the same logits for the same images in eval mode, but does not: whatever is random in it must ask for "
+    "self.training, as in F.dropout(x, 0.5, self.training)"
+)
+ONE_TENSOR = "the model must return one tensor [n, classes] in train mode, too, got {}: build it without further heads (aux_logits=False)"
+TWO_HEADS = Changed(lambda net, y: (y, y) if net.training else y)
+
+
+def bound(net: Any) -> None:
+    net.layer1[0].forward = types.MethodType(lambda block, x: x, net.layer1[0])
+
+
 def spoil(net: Any) -> None:
     net.layer1[0].bn1.running_var[0] = math.nan
 
@@ -97,6 +171,10 @@ TABLE: dict[str, tuple[Callable[[], object], str]] = {
     "rate: truth": (pruning(rate=True), RATE + "True"),
     "rate: a tensor": (pruning(rate=torch.tensor(0.5)), RATE + "tensor(0.5000)"),
     "rate: cannot be reached": (pruning(rate=0.999), f"rate must be at most {LARGEST} for this network, where every layer keeps one channel, got 0.999"),
+    "rate: with all widths kept": (
+        pruning(round_to=64),
+        "rate must be at most 0.0000 for this network, where every layer keeps 64 channels, got 0.5",
+    ),
     "rate: of no known unit": (pruning(unit="flops"), "unit must be one of params, macs, channels, latency, got 'flops'"),
     # settings
     "epochs: none": (pruning(epochs=0), "epochs must be a whole number from 1 on, got 0"),
@@ -154,6 +232,8 @@ TABLE: dict[str, tuple[Callable[[], object], str]] = {
     "labels: below the classes": (lambda: replace(IMAGES, test=labels([0, -1])), "labels of the test images must lie in 0…3, one for each class, got -1…0"),
     "deviation: none": (lambda: replace(IMAGES, std=(0.0,) * 3), "std must be one number above 0 for each of 3 channels, got (0.0, 0.0, 0.0)"),
     "mean: NaN": (lambda: replace(IMAGES, mean=(math.nan,) * 3), "mean must be one number for each of 3 channels, got (nan, nan, nan)"),
+    "mean: one number": (lambda: replace(IMAGES, mean=0.5), "mean must be one number for each of 3 channels, got 0.5"),
+    "mean: words": (lambda: replace(IMAGES, mean=("a", "b", "c")), "mean must be one number for each of 3 channels, got ('a', 'b', 'c')"),
     "mean: of grey images": (lambda: replace(IMAGES, mean=(0.5,)), "mean must be one number for each of 3 channels, got (0.5,)"),
     # models and images
     "images: grey for a colour model": (
@@ -191,10 +271,16 @@ TABLE: dict[str, tuple[Callable[[], object], str]] = {
         "the model must have parameters that require a gradient, but all are frozen (or there are none): call requires_grad_(True)",
     ),
     "model: NaN": (of(spoil), "the model must hold finite numbers, but there is NaN or infinity in 'layer1.0.bn1.running_var'"),
+    "model: a state that is no tensor": (
+        pruning(model=Versioned()),
+        "the model's state must be tensors, but '_extra_state' is a dict: take get_extra_state out of the class",
+    ),
+    "rate: numpy's truth": (pruning(rate=np.bool_(True)), RATE + "True"),
+    "epochs: numpy's half": (pruning(epochs=np.float64(0.5)), "epochs must be a whole number from 1 on, got 0.5"),
     "model: infinite": (of(overflow), "the model must hold finite numbers, but there is NaN or infinity in 'fc.weight'"),
     "model: without convolutions": (
         pruning(model=nn.Sequential(nn.Flatten(), nn.Linear(768, 4))),
-        "rate must be at most 0.0000 for this network, where every layer keeps one channel, got 0.5",
+        "rate must be 0 for this network, of which no channel may go, got 0.5: print(sdap.trace(model, example)) says why",
     ),
     "model: without parameters": (
         pruning(model=nn.Flatten()),
@@ -204,11 +290,29 @@ TABLE: dict[str, tuple[Callable[[], object], str]] = {
         pruning(model=Branch()),
         "the model must be one that torch.fx can trace (no branch that depends on the data), got: *",
     ),
-    "model: hooks": (of(hooked), "the model must have no hooks, which may compute anything, but 'layer1.0.conv1' has: remove() them first"),
-    "model: old weight norm": (
-        of(lambda net: torch.nn.utils.spectral_norm(net.fc) and None),
-        "the model must have no hooks, which may compute anything, but 'fc' has: remove() them first",
+    "model: dropout in eval mode": (pruning(model=Changed(lambda net, y: F.dropout(y, 0.5))), STEADY),
+    "model: random now and then": (pruning(model=Often()), STEADY),
+    "model: two heads in train mode": (pruning(model=TWO_HEADS), ONE_TENSOR.format("tuple")),
+    "model: two heads in training": (training(model=TWO_HEADS), ONE_TENSOR.format("tuple")),
+    "model: pictures in train mode": (pruning(model=Changed(lambda net, y: y[:, :, None] if net.training else y)), ONE_TENSOR.format("[2, 10, 1]")),
+    "model: an instance's forward": (
+        of(bound),
+        "the model must have no forward of an instance's own, which surgery cannot copy, but 'layer1.0' has: write it into a class",
     ),
+    "model: a backbone under no_grad": (pruning(model=Frozen(lambda net, x: torch.no_grad()(net.backbone)(x)), rate=0.3), UNREACHED),
+    "model: a detached backbone": (pruning(model=DETACHED, rate=0.3, rule="adam"), UNREACHED),
+    "model: hooks": (of(hooked), HOOKS.format("layer1.0.conv1", "remove() them")),
+    "model: old weight norm": (of(lambda net: torch.nn.utils.weight_norm(net.fc) and None), HOOKS.format("fc", "torch.nn.utils.remove_weight_norm(module)")),
+    "model: old spectral norm": (
+        of(lambda net: torch.nn.utils.spectral_norm(net.fc) and None),
+        HOOKS.format("fc", "torch.nn.utils.remove_spectral_norm(module)"),
+    ),
+    "model: masks": (
+        of(lambda net: random_unstructured(net.fc, "weight", 0.5) and None),
+        HOOKS.format("fc", "torch.nn.utils.prune.remove(module, 'weight')"),
+    ),
+    "model: lazy": (pruning(model=LAZY), LAZY_MESSAGE),
+    "model: lazy in training": (training(model=LAZY), LAZY_MESSAGE),
     "model: parametrizations": (
         of(weight_norm),
         "the model must have no gates or other parametrizations, but 'layer1.0.conv1' has, on weight: detach() or remove them first",
@@ -237,10 +341,12 @@ TABLE: dict[str, tuple[Callable[[], object], str]] = {
 }
 
 
+OLD = "ignore:.*weight_norm. is deprecated:FutureWarning"
 JIT = "ignore:.*torch.jit:DeprecationWarning"  # PyTorch's own, of its older compiler
 
 
 @pytest.mark.filterwarnings(JIT)
+@pytest.mark.filterwarnings(OLD)
 @pytest.mark.parametrize("name", list(TABLE))
 def test_refused_before_any_work(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(_Training, "epoch", lambda *_: pytest.fail("nothing may be trained"))
@@ -262,6 +368,83 @@ def test_refused_model_is_left_as_it_was(run: Callable[..., object]) -> None:
         run(net, IMAGES, **{**QUICK, "epochs": 0})
     assert_same_bits(net, before)
     assert net.training
+
+
+def test_backbone_without_a_gradient_is_welcome_where_scores_stay_frozen() -> None:
+    assert isinstance(pruning(model=DETACHED, rate=0.3, rule="frozen")(), sdap.Result)
+
+
+def test_gradient_that_is_zero_or_left_out_by_chance_is_welcome() -> None:
+    """A dead layer, a last norm that starts at zero, a block that is skipped at times in train mode."""
+    dead = Frozen(lambda net, x: net.backbone(x))  # type: ignore[operator]
+    nn.init.constant_(dead.second.bias, -100)
+    start = build("resnet-conv")
+    for block in start.layer1:
+        nn.init.zeros_(block.bn2.weight)
+    skipped = Frozen(lambda net, x: net.backbone(x).detach() if net.training else net.backbone(x))  # type: ignore[operator]
+    for net in (dead, start, skipped):
+        check_gradients(net, trace(net, EXAMPLE), IMAGES)
+
+
+def test_numbers_may_be_numpys(tmp_path: Path) -> None:
+    """They are in settings and checkpoints what Python's own are."""
+    numbers: dict[str, Any] = {"rate": np.float32(0.5), "round_to": np.int64(1), "cuts": np.int32(1), "hold": np.float64(1), "seed": np.int64(3)}
+    numbers |= {"epochs": np.int64(1), "batch_size": np.uint8(16), "lr": np.float64(0.02), "validation": np.float32(0.25)}
+    found, wanted = (pruning(**given)() for given in ({**numbers, "checkpoint": tmp_path}, {name: n.item() for name, n in numbers.items()}))
+    assert isinstance(found, sdap.Result)
+    assert isinstance(wanted, sdap.Result)
+    assert found.settings == wanted.settings
+    assert {type(value) for value in found.settings.values()} <= {str, int, float, list, bool, type(None)}
+    assert_same_bits(found.model, fingerprint(wanted.model))
+    pruning(**{**numbers, "resume": tmp_path})()
+    train(build("resnet-pad"), IMAGES, **{**QUICK, "label_smoothing": np.float32(0.1)})
+    scores = GRAPH.split(torch.arange(float(len(GRAPH))))
+    kept, same = (threshold(GRAPH, scores, rate, round_to=to) for rate, to in ((np.float32(0.5), np.int64(2)), (0.5, 2)))
+    assert all(torch.equal(kept[name], same[name]) for name in same)
+
+
+class Drawing(Changed):
+    """It draws random numbers of all kinds, which make no difference in eval mode, and counts."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda net, y: y + net.training * torch.rand_like(y) * random.random())
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += self.training
+        return super().forward(x)
+
+
+def test_what_is_tried_first_leaves_no_trace() -> None:
+    """Not in the model, nor in what is random: a network that only draws in eval mode is welcome."""
+    net = Drawing().train()
+    net.net.layer1.eval()
+    graph = trace(net, EXAMPLE)
+    before, modes = fingerprint(net), [m.training for m in net.modules()]
+    states = torch.get_rng_state(), random.getstate()
+    check_steady(net, IMAGES)
+    check_model(net, IMAGES)
+    check_gradients(net, graph, IMAGES)
+    assert all(p.grad is None for p in net.parameters())
+    assert_same_bits(net, before)
+    assert [m.training for m in net.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+
+
+def test_network_that_cannot_be_cut_is_known_before_any_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = importlib.import_module("sdap_lite.train")
+    cut: list[dict[str, Tensor]] = []
+
+    def fail(model: nn.Module, graph: object, kept: dict[str, Tensor]) -> None:
+        cut.append(kept)
+        raise sdap.SurgeryError("differs")
+
+    monkeypatch.setattr(loop, "remove_channels", fail)
+    monkeypatch.setattr(_Training, "epoch", lambda *_: pytest.fail("nothing may be trained"))
+    with pytest.raises(sdap.SurgeryError, match="differs"):
+        pruning()()
+    assert sdap.report(GRAPH, cut[0]).achieved("params") >= 0.5, "at the rate that is asked for"
 
 
 @pytest.mark.filterwarnings(JIT)

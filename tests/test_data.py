@@ -6,7 +6,9 @@ import json
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -350,6 +352,46 @@ def test_another_seed_draws_others() -> None:
 def test_wrong_count_is_refused(count: int) -> None:
     with pytest.raises(ValueError, match=rf"count must lie between 0 and the number of images, 10, got {count}"):
         numbered([0] * 10).divide(count)
+
+
+def image_set(labels: list[int]) -> data.Images:
+    split, channels = numbered(labels), (0.5, 0.5)
+    return data.Images("numbered", split, split[:4], tuple(str(i) for i in range(max(labels) + 1)), channels, channels, "")
+
+
+IMAGENETTE = (963, 955, 993, 858, 941, 956, 961, 931, 951, 960)
+
+
+@pytest.mark.parametrize("counts", [(500,) * 10, IMAGENETTE], ids=["balanced", "nearly"])
+@pytest.mark.parametrize("share", [0.1, 0.4])
+def test_held_out_images_of_a_balanced_set_are_those_of_a_plain_division(counts: tuple[int, ...], share: float) -> None:
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    images = image_set(labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))].tolist())
+    plain = images.train.divide(round(share * len(labels)), seed=0)
+    assert [numbers_of(part) for part in images.hold_out(share)] == [numbers_of(part) for part in plain], "recorded results depend on it"
+
+
+@pytest.mark.parametrize(("rare", "left"), [(12, 6), (3, 2), (2, 1), (1, 1)])
+def test_a_rare_class_keeps_half_of_its_training_images(rare: int, left: int) -> None:
+    held_out, rest = image_set([i for i in range(9) for _ in range(200)] + [9] * rare).hold_out()
+    assert len(held_out) == round(0.1 * (1800 + rare))
+    assert rest.labels.bincount().tolist()[9] == left
+    assert max(held_out.labels.bincount().tolist()[:9]) - min(held_out.labels.bincount().tolist()[:9]) <= 1
+
+
+def test_a_large_share_takes_more_than_half_but_never_all() -> None:
+    held_out, rest = image_set([0] * 20 + [1] * 20 + [2] * 4).hold_out(0.9)
+    assert len(held_out) == 40
+    assert rest.labels.bincount().tolist() == [1, 2, 1]
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor, lambda numbers: np.array(numbers, np.float32)])
+def test_mean_and_deviation_may_be_of_any_kind_of_numbers(kind: Callable[[tuple[float, ...]], Any]) -> None:
+    images = pictures()
+    again = replace(images, mean=kind(images.mean), std=kind(images.std))
+    assert again.mean == images.mean == (0.5,) * 3
+    assert again.std == images.std
+    assert {type(number) for number in (*again.mean, *again.std)} == {float}
 
 
 def test_limited_set_keeps_its_validation_images_apart() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import EXAMPLE, NETS, assert_same_bits, build, fingerprint, pictures, some_kept
+from nets import EXAMPLE, NETS, First, HalfOpen, Named, Partial, SubPixel, assert_same_bits, build, fingerprint, pictures, some_kept
 from torch import Tensor, nn
 
 from sdap_lite import (
@@ -199,6 +199,26 @@ def test_timing_leaves_model_and_threads_as_they_were() -> None:
 def test_too_few_points_are_refused(points: int, repeats: int) -> None:
     with pytest.raises(ValueError, match=rf"points must be from 2 on and repeats from 1 on, got {points} and {repeats}"):
         time_layers(build("vgg"), trace(build("vgg"), EXAMPLE), points=points, repeats=repeats)
+
+
+@pytest.mark.parametrize("layer", [SubPixel(8, 32, 3), First(Partial(8, 8, 3)), First(Named(8, 8, 3)), HalfOpen(8, 16, 3)], ids=str)
+def test_layer_of_a_subclass_is_timed_by_its_product(layer: nn.Module) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), layer, nn.Conv2d(8, 4, 3), nn.Flatten(), nn.LazyLinear(5))
+    net(EXAMPLE)
+    graph = time_layers(net, trace(net, EXAMPLE), repeats=1, timer=macs_clock)
+    assert cost(graph, unit="latency") == cost(graph, unit="macs")
+
+
+class UnderAutocast(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().forward(x)
+
+
+def test_layer_that_cannot_run_alone_is_refused() -> None:
+    net = UnderAutocast(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(576, 5))
+    with pytest.raises(ValueError, match=r"every layer must run alone for its time to be taken, but '1' does not: .*type.*; choose another unit"):
+        time_layers(net, trace(net, EXAMPLE), timer=lambda module, x: pytest.fail("timed before it was refused"))
 
 
 # The budget

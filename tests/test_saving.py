@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from nets import EXAMPLE, NETS, assert_same_bits, build, fingerprint, pictures, some_kept
 from safetensors.torch import load as read_tensors
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from sdap_lite import Gates, count_params, export_onnx, load, models, prune, remove_channels, save, threshold, trace
@@ -68,6 +69,60 @@ def test_round_trip_is_exact(tmp_path: Path, name: str) -> None:
     with torch.no_grad():
         assert torch.equal(again(x), small(x))
     assert_same_bits(stock, before)
+
+
+class Transient(nn.Module):
+    """It has buffers that are not persistent: one value a channel, and some that are nobody's business."""
+
+    def __init__(self, side: int = 3) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+        self.register_buffer("scale", torch.rand(8, 1, 1), persistent=False)
+        self.register_buffer("cache", torch.zeros([2] * side), persistent=False)
+        self.register_buffer("phases", torch.zeros(4, dtype=torch.complex128), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc((self.conv(x) * self.scale).mean((2, 3)))
+
+
+def test_buffers_that_are_not_persistent_come_back(tmp_path: Path) -> None:
+    net = Transient()
+    graph = trace(net, EXAMPLE)
+    small = remove_channels(net, graph, some_kept(graph, 0), check=False)  # whose float64 is not for complex numbers
+    assert small.scale.shape != net.scale.shape
+    save(small, tmp_path / "net")
+    again = load(tmp_path / "net", Transient(side=1))
+    x = torch.rand(2, 3, 16, 16)
+    assert torch.equal(again(x), small.eval()(x))
+    assert (again.scale.shape, again.cache.shape) == (small.scale.shape, small.cache.shape)
+    assert again.state_dict().keys() == net.state_dict().keys()
+
+
+def test_recipe_that_has_no_buffers_that_are_not_persistent_is_loaded(tmp_path: Path) -> None:
+    """As earlier versions wrote it."""
+    net = Transient()
+    save(net, tmp_path / "net")
+    exchange(tmp_path / "net", to_bytes(net.state_dict()))
+    assert torch.equal(load(tmp_path / "net", net).scale, net.scale)
+
+
+class Versioned(nn.Linear):
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 1}
+
+    def set_extra_state(self, state: object) -> None:
+        pass
+
+
+def test_state_that_is_no_tensor_is_not_saved(tmp_path: Path) -> None:
+    message = r"the model's state must be tensors, but '_extra_state' is a dict: take get_extra_state out of the class"
+    with pytest.raises(ValueError, match=message):
+        save(Versioned(3, 2), tmp_path / "net")
+    assert not list(tmp_path.iterdir())
+    save(nn.Linear(3, 2), tmp_path / "net")
+    edit(tmp_path / "net", lambda card: card.update({"class": "Versioned"}))
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "net", Versioned(3, 2))
 
 
 def test_whole_model_and_any_width_of_stock_model(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import EXAMPLE, OwnInput, assert_same_bits, build, fingerprint, hooked, randomize, some_kept
+from nets import EXAMPLE, First, HalfOpen, Named, OwnInput, Partial, SubPixel, Tokens, assert_same_bits, build, fingerprint, hooked, randomize, some_kept
 from torch import Tensor, nn
 
 import sdap_lite.surgery
@@ -474,3 +474,114 @@ def test_surgery_in_two_steps_is_surgery_in_one(net: nn.Module, graph: ChannelGr
     once = remove_channels(net, graph, graph.split(stays))
     twice = remove_channels(remove_channels(net, graph, first), smaller, second)
     assert_same_bits(twice, fingerprint(once))
+
+
+# Layers whose own code goes on after the product
+
+
+def model_of(layer: nn.Module, *rest: nn.Module) -> nn.Module:
+    return randomize(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), layer, *rest, nn.Flatten(), nn.LazyLinear(5))).eval()
+
+
+SUBCLASSES: dict[str, Callable[[], nn.Module]] = {
+    "tokens": lambda: model_of(Tokens(8, 16, 4, 4), nn.Linear(16, 6), nn.GELU()),
+    "sub-pixel": lambda: model_of(SubPixel(8, 32, 3, padding=1), nn.Conv2d(8, 4, 3)),
+    "tuple": lambda: model_of(First(Partial(8, 16, 3)), nn.Conv2d(16, 4, 3)),
+    "dict": lambda: model_of(First(Named(8, 16, 3)), nn.Conv2d(16, 4, 3)),
+    "glu": lambda: model_of(HalfOpen(8, 16, 3), nn.Conv2d(8, 4, 3)),
+}
+
+
+@pytest.mark.parametrize("name", SUBCLASSES)
+def test_a_subclass_may_give_something_else_than_its_product(name: str) -> None:
+    net = SUBCLASSES[name]()
+    net(EXAMPLE)
+    graph = trace(net, EXAMPLE)
+    kept = threshold(graph, graph.split(torch.arange(float(len(graph)))), 0.3)
+    small = remove_channels(net, graph, kept)
+    assert count_params(small) < count_params(net)
+    line = graph.layers["0"].outputs
+    flipped = replace(graph, layers={**graph.layers, "0": replace(graph.layers["0"], outputs=line.flip(0))})
+    uneven = {**kept, "0": torch.arange(8) < 3}
+    assert remove_channels(net, graph, uneven) is not None
+    with pytest.raises(SurgeryError, match="differs first at '2'"):
+        remove_channels(net, flipped, uneven)
+
+
+@pytest.mark.parametrize("name", SUBCLASSES)
+def test_what_surgery_got_wrong_in_a_subclass_is_found_behind_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = SUBCLASSES[name]()
+    net(EXAMPLE)
+    graph, resize = trace(net, EXAMPLE), sdap_lite.surgery._resize
+
+    def spoil(module: nn.Module, layer: object, flat: Tensor) -> None:
+        resize(module, layer, flat)
+        if type(module).__module__ == Tokens.__module__:
+            with torch.no_grad():
+                module.weight.mul_(1 + 1e-5)  # type: ignore[operator, union-attr]
+
+    monkeypatch.setattr(sdap_lite.surgery, "_resize", spoil)
+    with pytest.raises(SurgeryError, match=r"differs first at '[2-9]'"):
+        remove_channels(net, graph, graph.split(torch.ones(len(graph), dtype=torch.bool)))
+
+
+# What a layer has beside its weight, its bias and its statistics
+
+
+class InputScaled(nn.Conv2d):
+    """It has one number for each channel that comes in."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+        self.in_scale = nn.Parameter(torch.rand(inputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * self.in_scale.view(1, -1, 1, 1))
+
+
+class WithTable(nn.GroupNorm):
+    def __init__(self, groups: int, channels: int) -> None:
+        super().__init__(groups, channels)
+        self.register_buffer("table", torch.zeros(8, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+def with_extras() -> nn.Module:
+    conv = nn.Conv2d(16, 8, 3, padding=1)
+    conv.register_buffer("histogram", torch.arange(100.0))
+    conv.register_parameter("table", nn.Parameter(torch.rand(20, 3)))
+    return conv
+
+
+@pytest.mark.parametrize("make", [with_extras, lambda: InputScaled(16, 8), lambda: nn.Sequential(nn.Conv2d(16, 8, 1), WithTable(4, 8))])
+def test_tensors_that_are_no_rows_stay(make: Callable[[], nn.Module]) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), make(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1152, 5))
+    graph = trace(model, EXAMPLE)
+    kept = threshold(graph, graph.split(-torch.arange(float(len(graph)))), 0.65)
+    small = remove_channels(model, graph, kept)
+    for key, tensor in model[2].state_dict().items():
+        if key.rpartition(".")[2] not in ("weight", "bias"):
+            assert torch.equal(small[2].state_dict()[key], tensor)
+    assert cost(graph, kept) == count_params(small)
+
+
+def test_a_tensor_that_the_trace_knows_is_cut_as_it_says() -> None:
+    """Though it belongs to a module that is a layer itself."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 196, 5))
+    model[0].register_parameter("scale", nn.Parameter(torch.arange(8.0).view(1, 8, 1, 1)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    (model(EXAMPLE + 1).sum() + model[0].scale.square().sum()).backward()
+    optimizer.step()
+    momentum = optimizer.state[model[0].scale]["momentum_buffer"]
+    graph = trace(model, EXAMPLE)
+    line = graph.layers["0"].outputs
+    known = replace(graph.layers["0"], name="0.scale", kind="parameter", inputs=line, outputs=line, pair_params=0, out_params=1)
+    graph = replace(graph, layers={**graph.layers, "0.scale": known}, other_params=graph.other_params - 8)
+    kept = {"0": torch.arange(8) % 2 == 0}
+    small = remove_channels(model, graph, kept)
+    assert torch.equal(small[0].scale, model[0].scale[:, ::2])
+    assert cost(graph, kept) == count_params(small)
+    slice_optimizer(optimizer, model, small, graph, kept)
+    assert torch.equal(optimizer.state[small[0].scale]["momentum_buffer"], momentum[:, ::2])

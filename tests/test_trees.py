@@ -50,6 +50,27 @@ def test_files_that_are_no_images_are_passed_over(tmp_path: Path) -> None:
     assert len(load("folder", tmp_path, size=32).train) == 6
 
 
+@pytest.mark.parametrize("ending", ["jpeg", "JPG", "ppm", "bmp", "pgm", "tif", "tiff", "webp"])
+def test_images_of_every_ending_are_read(tmp_path: Path, ending: str) -> None:
+    write_tree(tmp_path)
+    image = Image.new("L" if ending == "pgm" else "RGB", (32, 32), "white")
+    image.save(tmp_path / f"train/cat/x.{ending}")
+    found = load("folder", tmp_path, size=32).train
+    assert len(found) == 7
+    assert found.images[3].float().min() >= 250, "the last of the cats"
+
+
+def test_folders_within_a_class_are_read_and_hidden_ones_are_not(tmp_path: Path) -> None:
+    write_tree(tmp_path)
+    for folder, grey in (("more/of/them", 250), (".thumbnails", 0), ("a.png", 120)):
+        (tmp_path / "train/cat" / folder).mkdir(parents=True)
+        Image.new("RGB", (32, 32), (grey,) * 3).save(tmp_path / "train/cat" / folder / "9.png")
+    (tmp_path / "train/cat/._0.png").write_bytes(b"\0\5\26\7Mac OS X")
+    found = load("folder", tmp_path, size=32).train
+    assert found.labels.tolist() == [0] * 5 + [1] * 3
+    assert found.images[:5, 0, 0, 0].tolist() == [0, 40, 80, 120, 250], "in the order of their paths"
+
+
 def test_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     write_tree(tmp_path)
     whole = (tmp_path / "train/cat/1.png").read_bytes()
@@ -88,7 +109,7 @@ def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
     assert images.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
 
 
-@pytest.mark.parametrize("content", [(), ("scan.tif", "notes.txt")])
+@pytest.mark.parametrize("content", [(), ("scan.gif", "notes.txt")])
 def test_class_without_training_images_is_refused(tmp_path: Path, content: tuple[str, ...]) -> None:
     write_tree(tmp_path)
     for part in ("train", "test"):
