@@ -18,19 +18,15 @@ the graph says which operation, at which module, why. Chapters 1 and 3 show it a
 from __future__ import annotations
 
 import copy
-import random
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .checks import check_plain
+from .checks import check_plain, undisturbed
 from .copies import empty_tables
 from .graph import ChannelGraph, Group, Kept, Layer
 from .labeller import LAYERS, UNCALLED, Findings, Labeller
@@ -80,7 +76,7 @@ def trace(model: nn.Module, example: Tensor) -> ChannelGraph:
     given, example = list(example.shape), example.detach()[:1].to(next(model.parameters(), torch.zeros(0)).dtype)
     names = {name for name, _ in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]}
     found = Findings(names)
-    with _same_randomness(model):
+    with undisturbed(model):
         try:
             # Two examples, since with one an axis for the batch looks like one to squeeze.
             _label(_skeleton(model), example.to("meta").expand(2, *example.shape[1:]), found)
@@ -94,18 +90,6 @@ def trace(model: nn.Module, example: Tensor) -> ChannelGraph:
                 hint = "" if len(given) == 4 else f" (it is {BATCH})"
                 raise TraceError(f"the example of shape {given} must run through the model{hint}, got: {error}") from error
     return _graph(found, tuple(example.shape), sum(p.numel() for p in model.parameters()))
-
-
-@contextmanager
-def _same_randomness(model: nn.Module) -> Iterator[None]:
-    """Random numbers that the model's code draws leave the generators, which are everybody's, as they were."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the model's code may use it
-    try:
-        with torch.random.fork_rng(sorted({p.get_device() for p in model.parameters() if p.is_cuda})):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
 
 
 def _skeleton(model: nn.Module) -> nn.Module:

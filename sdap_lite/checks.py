@@ -129,7 +129,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Leaves all random states as they were, whatever the model draws from them."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - it is the model's code that may draw from it
     try:
-        with torch.random.fork_rng([p.device for p in model.parameters() if p.is_cuda][:1]):
+        with torch.random.fork_rng(sorted({p.get_device() for p in model.parameters() if p.is_cuda})):
             yield
     finally:
         random.setstate(python)

@@ -376,7 +376,7 @@ class Labeller(fx.Interpreter):
             return self.unknown(x, value, MIXED)
         if not type(module).__module__.startswith("torch.nn"):
             return self.unknown(x, value, OTHERWISE)
-        params = sum(p.numel() for p in module.parameters()) // max(1, len(line))
+        params = _rows(module) // max(1, len(line))
         self.add(Layer(name, "norm", line, line, out_params=params))
         return Labelled(value, x.labels)
 
@@ -389,7 +389,7 @@ class Labeller(fx.Interpreter):
             return self.stay(x, value, "it normalizes over all channels")
         together = line.view(module.num_groups, -1)
         self.tie(together, together[:, :1])
-        params = sum(p.numel() for p in module.parameters()) // len(line)
+        params = _rows(module) // len(line)
         self.add(Layer(name, "norm", line, line, out_params=params))
         return Labelled(value, x.labels)
 
@@ -585,6 +585,11 @@ def _running(node: fx.Node) -> str:
     """The module whose code a node is part of."""
     stack = [entry[0] for entry in (node.meta.get("nn_module_stack") or {}).values()]
     return stack[-1] if stack else ""
+
+
+def _rows(module: nn.Module) -> int:
+    """The parameters of a norm that have one value a channel: a class of somebody's own may have others."""
+    return sum(p.numel() for p in (getattr(module, "weight", None), getattr(module, "bias", None)) if p is not None)
 
 
 def _asks_kind(node: fx.Node, given: fx.Node, weight: Tensor) -> bool:
