@@ -542,7 +542,7 @@ class InputScaled(nn.Conv2d):
 class WithTable(nn.GroupNorm):
     def __init__(self, groups: int, channels: int) -> None:
         super().__init__(groups, channels)
-        self.register_buffer("table", torch.zeros(8, 2))
+        self.table = nn.Parameter(torch.zeros(4, 2))
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x)
