@@ -589,7 +589,7 @@ def _running(node: fx.Node) -> str:
 
 def _rows(module: nn.Module) -> int:
     """The parameters of a norm that have one value a channel: a class of somebody's own may have others."""
-    return sum(p.numel() for p in (getattr(module, "weight", None), getattr(module, "bias", None)) if p is not None)
+    return sum(p.numel() for name, p in module.named_parameters(recurse=False) if name in ("weight", "bias"))  # one that is both counts once
 
 
 def _asks_kind(node: fx.Node, given: fx.Node, weight: Tensor) -> bool:
