@@ -196,7 +196,7 @@ def test_readme_names_the_shipped_networks() -> None:
         assert f"| `{name}` | {card['dense']['test']:.2%} | {card['pruned']['test']:.2%} | {sizes} |" in readme
 
 
-@pytest.mark.parametrize("name", ["rivals-vgg", "rivals-resnet20", "rivals-mobilenetv2-imagenette"])
+@pytest.mark.parametrize("name", [path.stem for path in (ROOT / "sdap_lite/bundled/results").glob("rivals-*.json")])
 def test_readme_says_what_the_rivals_reached(name: str) -> None:
     readme, recorded = (ROOT / "README.md").read_text(), sdap_lite.data.recorded(name)
     found = {
