@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from sdap_lite import models
+from sdap_lite import models, remove_channels
 from sdap_lite.data import Images, Split
 from sdap_lite.graph import ChannelGraph
 
@@ -221,6 +221,15 @@ def hooked(model: nn.Module, graph: ChannelGraph, mask: Tensor) -> Iterator[nn.M
     finally:
         for handle in handles:
             handle.remove()
+
+
+def cut_like_masked(net: nn.Module, graph: ChannelGraph, kept: dict[str, Tensor]) -> nn.Module:
+    """The network after surgery, which must compute what it computes with its channels masked; both in float64."""
+    x = torch.randn(2, *EXAMPLE.shape[1:], dtype=torch.float64)
+    small = remove_channels(net, graph, kept)
+    with hooked(net, graph, graph.join(kept, True)), torch.no_grad():
+        torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
+    return small
 
 
 def some_kept(graph: ChannelGraph, seed: int, share: float = 0.5) -> dict[str, Tensor]:

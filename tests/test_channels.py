@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import EXAMPLE, Flattened, Grouped, Shared, SqueezeExcitation, assert_same_bits, build, fingerprint, hooked, randomize, some_kept
+from nets import EXAMPLE, Flattened, Grouped, Shared, SqueezeExcitation, assert_same_bits, build, cut_like_masked, fingerprint, hooked, randomize, some_kept
 from torch import Tensor, nn
 
 from sdap_lite import ChannelGraph, TraceError, cost, count_macs, count_params, models, remove_channels, threshold, trace
@@ -363,12 +363,9 @@ def test_what_is_understood_goes(case: str) -> None:
     group = graph.groups["second"]
     assert (len(group), int(graph.removable[group.start : group.stop].sum())) == (count, free)
     assert {note.reason for note in graph.kept} == {*reasons, "the network's output"}
-    x = torch.randn(2, *EXAMPLE.shape[1:], dtype=torch.float64)
     for seed, share in enumerate((0.5, 0.0, 0.9)):
         kept = some_kept(graph, seed, share)
-        small = remove_channels(net, graph, kept)
-        with hooked(net, graph, graph.join(kept, True)), torch.no_grad():
-            torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
+        small = cut_like_masked(net, graph, kept)
         assert cost(graph, kept) == sum(p.numel() for p in small.parameters())
         again = trace(small, EXAMPLE)
         assert cost(again) == cost(graph, kept), "a pruned net can be pruned again"
@@ -391,12 +388,8 @@ def test_hooks_are_part_of_the_network(case: str) -> None:
     add(net[2 if "front" in case else 0])
     graph = trace(net, EXAMPLE)
     assert list(graph.prunable) == (["0", "2"] if free else ["2"])
-    x = torch.randn(2, *EXAMPLE.shape[1:], dtype=torch.float64)
     for seed in range(3):
-        kept = some_kept(graph, seed)
-        small = remove_channels(net, graph, kept)
-        with hooked(net, graph, graph.join(kept, True)), torch.no_grad():
-            torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
+        cut_like_masked(net, graph, some_kept(graph, seed))
 
 
 def test_pooling_and_unpooling_modules_pass_channels_on() -> None:
@@ -439,10 +432,7 @@ def test_layers_made_on_the_way_are_code_like_any_other() -> None:
     graph = trace(net, EXAMPLE)
     assert groups(graph) == {"features.0": (8, ("features.0",)), "features.3": (8, ("features.3",)), "fc": (5, ("fc",))}
     assert list(graph.prunable) == ["features.0", "features.3"]
-    kept, x = some_kept(graph, 0), torch.randn(2, 3, 16, 16, dtype=torch.float64)
-    small = remove_channels(net, graph, kept)
-    with hooked(net, graph, graph.join(kept, True)), torch.no_grad():
-        torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
+    cut_like_masked(net, graph, some_kept(graph, 0))
 
 
 def test_input_may_be_one_of_any_number_of_arguments() -> None:
@@ -671,11 +661,7 @@ def test_layer_of_a_subclass_with_the_same_function_is_a_layer(groups: int) -> N
     graph = trace(net, EXAMPLE)
     assert {note.reason for note in graph.kept} == {"the network's output"}
     assert [layer.kind for layer in graph.layers.values()] == ["conv", {1: "conv", 2: "grouped", 8: "depthwise"}[groups], "linear"]
-    kept = some_kept(graph, 0)
-    x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
-    small = remove_channels(net, graph, kept)
-    with hooked(net, graph, graph.join(kept, True)), torch.no_grad():
-        torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
+    cut_like_masked(net, graph, some_kept(graph, 0))
 
 
 IN_PLACE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -713,12 +699,8 @@ def test_elementwise_operations_tie_what_they_meet(case: str) -> None:
     net = Meeting().double().eval()
     graph = trace(net, EXAMPLE)
     assert {note.reason for note in graph.kept} == {"the network's output"}
-    x = torch.randn(2, *EXAMPLE.shape[1:], dtype=torch.float64)
     for seed in range(3):
-        kept = some_kept(graph, seed)
-        small = remove_channels(net, graph, kept)
-        with hooked(net, graph, graph.join(kept, True)), torch.no_grad():
-            torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
+        cut_like_masked(net, graph, some_kept(graph, seed))
 
 
 def test_code_that_asks_a_weight_for_its_kind_keeps_nothing() -> None:
@@ -817,13 +799,9 @@ def test_layers_that_share_a_tensor_keep_the_same_channels(case: str) -> None:
     assert groups(graph)["convs.0"] == (count, ("convs.0", "convs.2"))
     assert {note.reason for note in graph.kept} == {"the network's output"}
     assert cost(graph) == count_params(net)
-    x = torch.randn(2, *EXAMPLE.shape[1:], dtype=torch.float64)
     for seed in range(3):
         kept = some_kept(graph, seed)
-        small = remove_channels(net, graph, kept)
-        assert cost(graph, kept) == count_params(small)
-        with hooked(net, graph, graph.join(kept, True)), torch.no_grad():
-            torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
+        assert cost(graph, kept) == count_params(cut_like_masked(net, graph, kept))
     kept = threshold(graph, graph.split(torch.rand(len(graph))), 0.5)
     assert cost(graph, kept) == count_params(remove_channels(net, graph, kept)) <= 0.5 * count_params(net)
 
@@ -925,10 +903,7 @@ def test_equal_widths_that_are_compared_stay_equal(case: str) -> None:
     net = Skip().double().eval()
     graph = trace(net, EXAMPLE)
     assert set(graph.prunable) == free
-    kept, x = some_kept(graph, 0), torch.randn(2, 3, 16, 16, dtype=torch.float64)
-    small = remove_channels(net, graph, kept)
-    with hooked(net, graph, graph.join(kept, True)), torch.no_grad():
-        torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
+    cut_like_masked(net, graph, some_kept(graph, 0))
 
 
 def test_different_widths_that_are_compared_stay() -> None:
