@@ -131,6 +131,13 @@ RIVALS: dict[str, dict[str, Any]] = {
 }
 LABELS = {"gradient of the labels' loss": {"variant": {"labels": True}}}  # the nearest rival within the ablation
 STEADIER: dict[str, dict[str, Any]] = {"hold 10": {"hold": 10.0}}  # hardly a channel comes back
+# With today's share of the teacher: is a longer hold worth it on every network, and who is ahead?
+TODAY: dict[str, dict[str, Any]] = {
+    "hold 1, alpha 0.5": {"hold": 1.0, "alpha": 0.5},
+    "hold 10, alpha 0.5": {"hold": 10.0, "alpha": 0.5},
+    "uniform L1, alpha 0.5": _fixed("uniform L1", alpha=0.5),
+    "Taylor, alpha 0.5": _fixed("Taylor", alpha=0.5),
+}
 CUT_EARLY: dict[str, dict[str, Any]] = {"sdap": {"ramp": 0.25, "cuts": 2}}  # most of the run belongs to the small network
 TRAINED_ON: dict[str, dict[str, Any]] = {"dense, trained on": {"rate": 0.0}}  # what the extra epochs alone give
 # Depthwise kernels are made for widths that 8 divides: others can run slower than the dense network
@@ -216,9 +223,9 @@ STEADY: dict[str, dict[str, Any]] = {
     "adaptive scores, cost power 0": {"cost_power": 0.0, "variant": {"compare": "adaptive"}},
     "adaptive scores, cost power 0.25": {"cost_power": 0.25, "variant": {"compare": "adaptive"}},
     "floor 0.25": {"variant": {"floor": 0.25}},
-    "hold 1, alpha 0.5": {"hold": 1.0, "alpha": 0.5},
+    **TODAY,
 }
-ABLATION = _free({name: ONE_CUT | change for name, change in CHANGES.items()})
+ABLATION = _free({name: ONE_CUT | change for name, change in {**CHANGES, **TODAY}.items()})
 
 #: The experiments by name; ``python -m sdap_lite experiment --list`` shows them.
 RECIPES: dict[str, Recipe] = {
@@ -230,10 +237,15 @@ RECIPES: dict[str, Recipe] = {
     "rivals-vgg": Recipe("vgg", "cifar10", 3, _taught({**RIVALS, **BIGGER_TEACHER}), images=15_000),
     "rivals-resnet20": Recipe("resnet20", "cifar10", 3, _taught({**RIVALS, **LABELS, **BIGGER_TEACHER}), images=15_000),
     "rivals-mobilenetv2-imagenette": Recipe(
-        "torchvision:mobilenet_v2", "imagenette", 4, _taught(_small_batches({**RIVALS, "alpha 0.5": {"alpha": 0.5}})), size=64
+        "torchvision:mobilenet_v2",
+        "imagenette",
+        4,
+        _taught(_small_batches({**RIVALS, "alpha 0.5": {"alpha": 0.5}, **{name: TODAY[name] for name in ("hold 10, alpha 0.5", "Taylor, alpha 0.5")}})),
+        size=64,
     ),
     "ablation-vgg": Recipe("vgg", "cifar10", 3, ABLATION, images=15_000, all_validation=True),
     "comparisons-resnet20": Recipe("resnet20", "cifar10", 3, _free(STEADY), images=15_000, all_validation=True),
+    "comparisons-resnet56": Recipe("resnet56", "cifar10", 3, TODAY, images=15_000, all_validation=True),
     "comparisons-vgg": Recipe("vgg", "cifar10", 3, _free(STEADY), images=15_000, all_validation=True),
     # Cut early, so that the time goes to the small network; the same extra epochs without pruning say what the extra epochs alone give
     "headline-vgg-half": Recipe("vgg-half", "cifar10", 8, _free({**CUT_EARLY, **TRAINED_ON}), rates=(0.9,), dense=30),
