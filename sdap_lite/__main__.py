@@ -171,7 +171,7 @@ def grade(
     memory: Annotated[float, typer.Option(help="GiB that a notebook's process may take.", min=1)] = 4,
 ) -> None:
     """Marks handed-in notebooks, each in a process of its own (needs the extra 'book')."""
-    from . import grading  # brings Jupyter along
+    from .teaching import grading  # brings Jupyter along
 
     rows = []
     for path in notebooks:

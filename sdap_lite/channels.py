@@ -2,13 +2,13 @@
 
 Only layers that mix channels (a convolution, a linear layer) *consume* channels; all else passes
 them on. So a channel is gone exactly when every consumer ignores its input column. ``torch.fx``
-writes the network down as a list of operations; an interpreter (:mod:`sdap_lite.labeller`) runs
+writes the network down as a list of operations; an interpreter (:mod:`sdap_lite.tracing.labeller`) runs
 them on integer tensors of the activations' shapes that hold, at each position, the label of the
 channel found there:
 
 * a convolution or a linear layer gives fresh labels;
 * norms, activations, pooling and depthwise convolutions keep them;
-* flatten, cat, permute, pad … simply run on the labels (:mod:`sdap_lite.widths`);
+* flatten, cat, permute, pad … simply run on the labels (:mod:`sdap_lite.tracing.widths`);
 * an element-wise operation says that labels at the same place are the same channel (union-find).
 
 What the tracer does not know, it does not guess: the channels that flow in and out are *kept*, and
@@ -29,10 +29,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from .checks import check_plain, undisturbed
 from .copies import empty_tables
 from .graph import ChannelGraph, Group, Kept, Layer
-from .labeller import LAYERS, UNCALLED, Findings, Labeller
-from .labels import FIXED, connect
-from .operations import NORM_MODULES
-from .writing import Writer
+from .tracing.labeller import LAYERS, UNCALLED, Findings, Labeller
+from .tracing.labels import FIXED, connect
+from .tracing.operations import NORM_MODULES
+from .tracing.writing import Writer
 
 __all__ = ["ChannelGraph", "TraceError", "trace"]
 

@@ -1,6 +1,6 @@
 """Exercises that answer: passed, or what is wrong, and a hint at the second failure.
 
-The chapters end with them. What is right, and which mistakes are known, stands in ``answers.py``
+The chapters end with them. What is right, and which mistakes are known, stands in ``teaching/answers.py``
 and ``answers_further.py``.
 
     sdap.exercises.check("2.1", gate_gradient)
@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from . import answers_further as _answers_further  # noqa: F401 - enters the later chapters' exercises
-from . import assignment as _assignment  # noqa: F401 - enters its tasks among them
-from .answers import EXERCISES
+from .teaching import answers_further as _answers_further  # noqa: F401 - enters the later chapters' exercises
+from .teaching import assignment as _assignment  # noqa: F401 - enters its tasks among them
+from .teaching.answers import EXERCISES
 
 __all__ = ["Feedback", "check", "mark"]
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from test_plots import FIGURES, NOTE, examples
 
 from sdap_lite import plots
-from sdap_lite.describe import DescribedFigure, describe
+from sdap_lite.plots.describe import DescribedFigure, describe
 
 
 @pytest.mark.parametrize("name", list(FIGURES))

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sdap_lite as sdap
-from sdap_lite import answers, exercises
-from sdap_lite.answers import EXERCISES, compare
+from sdap_lite import exercises
+from sdap_lite.teaching import answers
+from sdap_lite.teaching.answers import EXERCISES, compare
 
 BOOK = Path(__file__).parents[1] / "book"
 

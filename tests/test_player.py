@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sdap_lite import plots
-from sdap_lite.player import SYMBOLS, play, watch_gates
+from sdap_lite.plots.player import SYMBOLS, play, watch_gates
 
 NOTE = "measured on pictures made by the tests"
 

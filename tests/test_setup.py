@@ -136,7 +136,7 @@ def test_notebook_is_clean(path: Path) -> None:
 def test_citations_are_in_the_bibliography() -> None:
     listed = (ROOT / "book/references.bib").read_text()
     paper = re.compile(r"https://(?:arxiv\.org/abs|doi\.org)/([^\s)\]\"\\>]+)")
-    for path in [*NOTEBOOKS, *(ROOT / "sdap_lite").glob("*.py"), ROOT / "README.md"]:
+    for path in [*NOTEBOOKS, *(ROOT / "sdap_lite").rglob("*.py"), ROOT / "README.md"]:
         missing = [found for found in paper.findall(path.read_text()) if found.rstrip(".,;") not in listed]
         assert not missing, f"{path.name} cites what references.bib does not list: {missing}"
 

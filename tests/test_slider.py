@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sdap_lite.data import recorded
-from sdap_lite.slider import sweep_slider
+from sdap_lite.plots.slider import sweep_slider
 
 
 def sweep(*rates: float) -> dict[str, Any]:

@@ -22,7 +22,7 @@ assert sdap.accuracy(sdap.models.vgg(pretrained="fashion-mini"), images) > 0.8
 assert sdap.models.vgg(pretrained="cifar10")
 assert sdap.data.recorded("headline")["rows"]
 assert sdap.plots.image_grid(images)
-from sdap_lite.slider import sweep_slider
+from sdap_lite.plots.slider import sweep_slider
 assert "sdap-rate" in sweep_slider(sdap.data.recorded("sweep")).data
 print(sdap.__file__)
 """

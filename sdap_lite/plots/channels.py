@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from ..describe import DescribedFigure
+from .describe import DescribedFigure
 from .style import BASELINE, MARKERS, PALETTE, baseline, footnote, new_figure
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..describe import DescribedFigure
+from .describe import DescribedFigure
 from .style import BASELINE, MARKERS, PALETTE, baseline, footnote, new_figure
 
 

@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..describe import DescribedFigure
+from .describe import DescribedFigure
 
 PALETTE = sns.color_palette("colorblind")
 BASELINE = "0.35"  # the grey of every baseline

@@ -1,6 +1,6 @@
 """The operations that the tracer knows, by what they do with channels. Tables, nothing else.
 
-An operation that stands in none of them keeps its channels (:mod:`sdap_lite.labeller`).
+An operation that stands in none of them keeps its channels (:mod:`sdap_lite.tracing.labeller`).
 """
 
 from __future__ import annotations

@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .budget import channel_costs, cost, schedule
-from .channels import trace
-from .distill import distillation_loss
-from .gates import Gates, RootMeanSquare
-from .measure import count_macs, count_params
-from .models import InvertedResidual, resnet20, vgg
-from .train import Result
+from ..budget import channel_costs, cost, schedule
+from ..channels import trace
+from ..distill import distillation_loss
+from ..gates import Gates, RootMeanSquare
+from ..measure import count_macs, count_params
+from ..models import InvertedResidual, resnet20, vgg
+from ..train import Result
 
 __all__ = ["EXERCISES", "Exercise", "compare", "exercise"]
 

@@ -17,7 +17,7 @@ from matplotlib.animation import FuncAnimation
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .plots import footnote, new_figure
+from .style import footnote, new_figure
 
 __all__ = ["play", "watch_gates"]
 

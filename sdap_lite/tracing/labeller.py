@@ -1,6 +1,6 @@
 """Runs a network's operations on channel labels: what each kind of operation does with them.
 
-The tables of :mod:`sdap_lite.operations` say of which kind an operation is. What stands in none of
+The tables of :mod:`sdap_lite.tracing.operations` say of which kind an operation is. What stands in none of
 them is not understood: the channels that flow in *stay*, and the finding says which operation, at
 which module, why. Nothing is assumed to be element-wise.
 """
@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from ..graph import Kept, Layer
+from ..layers import ChannelPad
 from . import operations as ops
-from .graph import Kept, Layer
 from .labels import FIXED, Labelled, Ties, along, compact, condense, spread
-from .layers import ChannelPad
 from .widths import Replay, leaves, mapped, runner
 
 __all__ = ["Findings", "Labeller"]

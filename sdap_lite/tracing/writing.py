@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute
 
-from .layers import ChannelPad
+from ..layers import ChannelPad
 
 __all__ = ["Writer"]
 

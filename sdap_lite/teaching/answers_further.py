@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..channels import trace
+from ..graph import ChannelGraph
+from ..models import ResNet
 from .answers import compare, exercise
-from .channels import trace
-from .graph import ChannelGraph
-from .models import ResNet
 
 # Chapter 8 ------------------------------------------------------------------------------------
 

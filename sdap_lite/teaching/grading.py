@@ -28,9 +28,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..exercises import mark
 from .answers import EXERCISES
 from .assignment import BY_HAND
-from .exercises import mark
 
 __all__ = ["Row", "grade", "limit_memory", "read_answers", "table", "write_answers", "write_table"]
 
@@ -230,11 +230,11 @@ def _execute(cells: list[str], run: _Run, names: dict[str, str], answers: Path, 
     from nbformat.v4 import new_code_cell
 
     client, number = _client(answers.parent), 0
-    collect = new_code_cell(f"from sdap_lite.grading import write_answers\nwrite_answers(globals(), {list(names.values())}, {str(answers)!r})")
+    collect = new_code_cell(f"from sdap_lite.teaching.grading import write_answers\nwrite_answers(globals(), {list(names.values())}, {str(answers)!r})")
     with client.setup_kernel(cwd=folder, env={**os.environ, "IPYTHONDIR": str(answers.parent)}):
         client.timeout = 120
         try:
-            client.execute_cell(new_code_cell(f"from sdap_lite.grading import limit_memory\nlimit_memory({memory})\ndel limit_memory"), 0)
+            client.execute_cell(new_code_cell(f"from sdap_lite.teaching.grading import limit_memory\nlimit_memory({memory})\ndel limit_memory"), 0)
         except CellExecutionError as error:
             raise RuntimeError(f"a notebook's process must be able to import sdap_lite and to limit its memory, but: {error.ename}: {error.evalue}") from error
         end = time.monotonic() + timeout

@@ -14,15 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import data
+from .. import data
+from ..budget import cost, threshold
+from ..channels import trace
+from ..gates import Gates
+from ..graph import ChannelGraph
+from ..measure import accuracy, count_macs, count_params, predict
+from ..models import ResNet, resnet20
+from ..surgery import masked, remove_channels
 from .answers import compare, exercise
-from .budget import cost, threshold
-from .channels import trace
-from .gates import Gates
-from .graph import ChannelGraph
-from .measure import accuracy, count_macs, count_params, predict
-from .models import ResNet, resnet20
-from .surgery import masked, remove_channels
 
 __all__ = ["BY_HAND", "LOSS", "RATE"]
 

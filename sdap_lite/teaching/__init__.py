@@ -1,0 +1,4 @@
+"""What a course needs: ``answers`` checks the chapters' exercises, ``assignment`` the marked one, ``grading`` a folder of them.
+
+Students meet them through :func:`sdap_lite.exercises.check`, lecturers through ``python -m sdap_lite grade``.
+"""
