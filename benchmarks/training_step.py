@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import sdap_lite as sdap
 from sdap_lite.folding import fold_norms
 from sdap_lite.measure import MODES, arrange, choose_mode
-from sdap_lite.train import CLOSE_EVERY
+from sdap_lite.pruning import CLOSE_EVERY
 
 
 def make_step(dense: nn.Module, x: Tensor, labels: Tensor, mode: str, *, gated: bool = False, teacher: bool = False) -> Callable[[], None]:

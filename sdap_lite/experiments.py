@@ -32,7 +32,8 @@ from .distill import ALPHA
 from .graph import ChannelGraph
 from .measure import MODES, accuracy, best_device, count_macs, count_params, latency
 from .models import NETS, pruned
-from .train import HOLD, Result, prune, train
+from .pruning import HOLD
+from .train import Result, prune, train
 from .variants import Variant
 
 __all__ = ["RECIPES", "SCORES", "Recipe", "run"]

@@ -12,7 +12,7 @@ from nets import build, pictures
 from torch import Tensor
 
 from sdap_lite import Result, prune, train
-from sdap_lite.train import _Training
+from sdap_lite.loop import Training
 
 # Two epochs with gates, in which channels are cut out twice, two of the small model; 43 images to train on: 6 steps an epoch.
 PRUNE: dict[str, Any] = {
@@ -39,12 +39,12 @@ def run(kind: str, **arguments: Any) -> Result:
 if __name__ == "__main__":
     folder, kind, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
     torch.set_num_threads(1)
-    step = _Training.step
+    step = Training.step
 
-    def deadly(self: _Training, x: Tensor, y: Tensor, count: int) -> tuple[float, float]:
+    def deadly(self: Training, x: Tensor, y: Tensor, count: int) -> tuple[float, float]:
         if count == last:
             os.kill(os.getpid(), signal.SIGKILL)
         return step(self, x, y, count)
 
-    _Training.step = deadly  # type: ignore[method-assign]
+    Training.step = deadly  # type: ignore[method-assign]
     run(kind, checkpoint=folder)

@@ -27,7 +27,8 @@ from tqdm import tqdm
 
 from sdap_lite import checkpoint
 from sdap_lite.checkpoint import fingerprint
-from sdap_lite.train import _Pruning, _Training
+from sdap_lite.loop import Training
+from sdap_lite.pruning import Pruning
 
 KINDS = ("rms", "straight-through", "train")
 MOMENTS = {"setting up": 0, "an epoch": 1, "a checkpoint": 2, "surgery": 3}
@@ -104,7 +105,7 @@ def wait(process: int) -> None:
 def kill_runs(kills: int, seed: int, root: Path) -> dict[str, Any]:
     """Kills so many times; returns the counts, with the moments at which the processes died."""
     draw, clock = random.Random(seed), Clock()
-    for owner, name, moment in ((_Training, "epoch", "an epoch"), (checkpoint, "write_checkpoint", "a checkpoint"), (_Pruning, "remove", "surgery")):
+    for owner, name, moment in ((Training, "epoch", "an epoch"), (checkpoint, "write_checkpoint", "a checkpoint"), (Pruning, "remove", "surgery")):
         setattr(owner, name, clock.during(moment, getattr(owner, name)))
     wanted, seconds = {}, 0.0
     for kind in KINDS:

@@ -12,8 +12,8 @@ from nets import build, pictures
 from torch import Tensor, nn
 
 from sdap_lite import prune
+from sdap_lite.loop import Training
 from sdap_lite.team import team
-from sdap_lite.train import _Training
 from sdap_lite.variants import Variant
 
 # 43 images to train on, 9 a step: shares of 5 and 4, and of 4 and 3 in the last step
@@ -62,17 +62,17 @@ def run(name: str, **arguments: Any) -> dict[str, Any]:
 
 def stopped(name: str, folder: Path) -> dict[str, Any]:
     """The same, stopped after two epochs and gone on."""
-    epoch = _Training.epoch
+    epoch = Training.epoch
 
-    def short(self: _Training, bar: Any) -> None:
+    def short(self: Training, bar: Any) -> None:
         if len(self.history) == 2:
             raise KeyboardInterrupt
         epoch(self, bar)
 
-    _Training.epoch = short  # type: ignore[method-assign]
+    Training.epoch = short  # type: ignore[method-assign]
     with contextlib.suppress(KeyboardInterrupt):
         run(name, checkpoint=folder)
-    _Training.epoch = epoch  # type: ignore[method-assign]
+    Training.epoch = epoch  # type: ignore[method-assign]
     return run(name, resume=folder)
 
 

@@ -23,7 +23,7 @@ from torch.nn.utils.prune import random_unstructured
 import sdap_lite as sdap
 from sdap_lite import Images, Split, models, prune, remove_channels, slice_optimizer, threshold, trace, train
 from sdap_lite.checks import check_gradients, check_model, check_steady
-from sdap_lite.train import _Training
+from sdap_lite.loop import Training
 
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 16, "mode": "fp32", "device": "cpu", "progress": False}
 IMAGES = pictures()
@@ -349,7 +349,7 @@ JIT = "ignore:.*torch.jit:DeprecationWarning"  # PyTorch's own, of its older com
 @pytest.mark.filterwarnings(OLD)
 @pytest.mark.parametrize("name", list(TABLE))
 def test_refused_before_any_work(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(_Training, "epoch", lambda *_: pytest.fail("nothing may be trained"))
+    monkeypatch.setattr(Training, "epoch", lambda *_: pytest.fail("nothing may be trained"))
     call, message = TABLE[name]
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is compared below, to the letter
         call()
@@ -433,15 +433,15 @@ def test_what_is_tried_first_leaves_no_trace() -> None:
 
 
 def test_network_that_cannot_be_cut_is_known_before_any_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = importlib.import_module("sdap_lite.train")
+    module = importlib.import_module("sdap_lite.train")  # sdap_lite.train is the function
     cut: list[dict[str, Tensor]] = []
 
     def fail(model: nn.Module, graph: object, kept: dict[str, Tensor]) -> None:
         cut.append(kept)
         raise sdap.SurgeryError("differs")
 
-    monkeypatch.setattr(loop, "remove_channels", fail)
-    monkeypatch.setattr(_Training, "epoch", lambda *_: pytest.fail("nothing may be trained"))
+    monkeypatch.setattr(module, "remove_channels", fail)
+    monkeypatch.setattr(Training, "epoch", lambda *_: pytest.fail("nothing may be trained"))
     with pytest.raises(sdap.SurgeryError, match="differs"):
         pruning()()
     assert sdap.report(GRAPH, cut[0]).achieved("params") >= 0.5, "at the rate that is asked for"

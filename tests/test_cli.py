@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from sdap_lite import ChannelGraph, SurgeryError, checkpoint, count_macs, count_params, load, models, save, saving, time_layers
 from sdap_lite.__main__ import app
 from sdap_lite.checkpoint import RunFolder
-from sdap_lite.train import _Training
+from sdap_lite.loop import Training
 
 COMMANDS = ["prune", "evaluate", "export", "data", "experiment", "grade"]
 
@@ -269,16 +269,16 @@ def test_network_that_cannot_be_written_is_refused_before_any_training(tree: Pat
 
 
 def test_ctrl_c_says_how_to_go_on(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    epoch = _Training.epoch
+    epoch = Training.epoch
     images = ["--data", "folder", "--root", tree, "--size", 16, "--epochs", 2, "--rate", 0.3, "--out", tmp_path / "small"]
 
-    def interrupted(self: _Training, bar: Any) -> None:
+    def interrupted(self: Training, bar: Any) -> None:
         if self.history:
             raise KeyboardInterrupt
         epoch(self, bar)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Training, "epoch", interrupted)
+        patch.setattr(Training, "epoch", interrupted)
         result = run("prune", *images, "--checkpoint", tmp_path / "run")
     assert result.exit_code == 130
     assert "stopped after 1 epochs; the last good checkpoint is" in result.output

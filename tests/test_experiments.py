@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import sys
 import threading
@@ -23,14 +22,13 @@ from safetensors.torch import load_file as load_tensors
 from torch import nn
 from typer.testing import CliRunner
 
-from sdap_lite import accuracy, baselines, count_macs, count_params, data, experiments, latency, load, models, prune, trace
+from sdap_lite import accuracy, baselines, count_macs, count_params, data, experiments, latency, load, loop, models, prune, trace
 from sdap_lite.__main__ import app
 from sdap_lite.checkpoint import read_checkpoint, read_sealed, write_checkpoint, write_sealed
 from sdap_lite.distill import ALPHA
 from sdap_lite.experiments import HOLD, RECIPES, RIVALS, SCORES, Recipe, run
 from sdap_lite.models import NETS
 
-loop = importlib.import_module("sdap_lite.train")
 ROOT = Path(__file__).parents[1]
 ARMS: dict[str, dict[str, Any]] = {"sdap": {}, "random": RIVALS["random"], "from scratch": {**RIVALS["from scratch"], "scratch": "sdap"}}
 TINY = Recipe("tiny", "pictures", 2, ARMS, rates=(0.5,), dense=2, dense_lr=0.05)
@@ -284,7 +282,7 @@ class Watch:
 
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
-    watch, whole = Watch(), loop._Training.epoch
+    watch, whole = Watch(), loop.Training.epoch
 
     def epoch(self: Any, bar: Any) -> None:
         if len(watch.epochs) == watch.limit:
@@ -292,7 +290,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
         watch.epochs.append(self.settings["kind"])
         whole(self, bar)
 
-    monkeypatch.setattr(loop._Training, "epoch", epoch)
+    monkeypatch.setattr(loop.Training, "epoch", epoch)
     return watch
 
 

@@ -21,7 +21,7 @@ from nets import assert_same_bits, build, fingerprint, pictures, write_tree
 from sdap_lite import checkpoint, data, prune
 from sdap_lite.checkpoint import NAME, read_checkpoint
 from sdap_lite.checkpoint import fingerprint as digest
-from sdap_lite.train import _Training
+from sdap_lite.loop import Training
 
 QUICK: dict[str, Any] = {"epochs": 3, "batch_size": 8, "lr": 0.01, "mode": "fp32", "device": "cpu", "progress": False}
 HERE = Path(__file__).parent
@@ -100,7 +100,7 @@ killed_run.run("rms", checkpoint=sys.argv[1])
 
 def test_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Found before any training."""
-    monkeypatch.setattr(_Training, "epoch", lambda *_: pytest.fail("nothing may be trained"))
+    monkeypatch.setattr(Training, "epoch", lambda *_: pytest.fail("nothing may be trained"))
     (tmp_path / "locked").mkdir(mode=0o555)
     if os.access(tmp_path / "locked", os.W_OK):  # an administrator may write anywhere
 
@@ -113,14 +113,14 @@ def test_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_checkpoint_folder_that_vanishes_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    epoch = _Training.epoch
+    epoch = Training.epoch
 
-    def vanishing(self: _Training, bar: Any) -> None:
+    def vanishing(self: Training, bar: Any) -> None:
         epoch(self, bar)
         if len(self.history) == 2:
             shutil.rmtree(tmp_path / "run")
 
-    monkeypatch.setattr(_Training, "epoch", vanishing)
+    monkeypatch.setattr(Training, "epoch", vanishing)
     killed_run.run("rms", checkpoint=tmp_path / "run")
     assert len(read_checkpoint(tmp_path / "run")["history"]) == 4
 
@@ -128,9 +128,9 @@ def test_checkpoint_folder_that_vanishes_is_made_again(tmp_path: Path, monkeypat
 def test_data_folder_that_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run has its images in memory. The next one says what is missing, and goes on when it is back."""
     write_tree(tmp_path / "images", size=(16, 16))
-    epoch = _Training.epoch
+    epoch = Training.epoch
 
-    def vanishing(self: _Training, bar: Any) -> None:
+    def vanishing(self: Training, bar: Any) -> None:
         if len(self.history) == 1:
             (tmp_path / "images").rename(tmp_path / "elsewhere")
         if len(self.history) == 2:
@@ -140,7 +140,7 @@ def test_data_folder_that_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     model = build("resnet-pad")
     images = data.load("folder", tmp_path / "images", size=16)
     with monkeypatch.context() as patch:
-        patch.setattr(_Training, "epoch", vanishing)
+        patch.setattr(Training, "epoch", vanishing)
         with pytest.raises(KeyboardInterrupt, match="stopped after 2 epochs"):
             prune(model, images, 0.5, checkpoint=tmp_path / "run", **QUICK)
     with pytest.raises(data.DatasetUnavailable, match=r"folder is not in .*images: .*\nThree ways out"):
@@ -172,14 +172,14 @@ def ctrl_c() -> Iterator[None]:
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """Ctrl-C in step ``at``."""
-    step = _Training.step
+    step = Training.step
 
-    def interrupted(self: _Training, *args: Any) -> tuple[float, float]:
+    def interrupted(self: Training, *args: Any) -> tuple[float, float]:
         if args[-1] == at:
             signal.raise_signal(signal.SIGINT)
         return step(self, *args)
 
-    monkeypatch.setattr(_Training, "step", interrupted)
+    monkeypatch.setattr(Training, "step", interrupted)
 
 
 @pytest.mark.usefixtures("ctrl_c")
@@ -209,9 +209,9 @@ def test_ctrl_c_without_a_folder_says_that_nothing_is_saved(monkeypatch: pytest.
 
 
 def test_loss_that_is_not_finite_names_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loss = _Training.loss
+    loss = Training.loss
     count: list[int] = []
-    monkeypatch.setattr(_Training, "loss", lambda self, *args: loss(self, *args) * (float("nan") if count.append(1) or len(count) == 9 else 1.0))
+    monkeypatch.setattr(Training, "loss", lambda self, *args: loss(self, *args) * (float("nan") if count.append(1) or len(count) == 9 else 1.0))
     message = (
         rf"the loss must be finite, got nan in epoch 2, step 8 at learning rate 0\.\d+: try a smaller one; the last good checkpoint is .*{NAME}, of epoch 1"
     )
@@ -222,15 +222,15 @@ def test_loss_that_is_not_finite_names_the_last_good_checkpoint(tmp_path: Path, 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss of an epoch's last step was finite, but its gradient was not: the next loss would tell too late."""
-    step = _Training.step
+    step = Training.step
 
-    def ruining(self: _Training, x: Any, y: Any, count: int) -> tuple[float, float]:
+    def ruining(self: Training, x: Any, y: Any, count: int) -> tuple[float, float]:
         found = step(self, x, y, count)
         if count == 11:
             next(self.model.parameters()).data[0] = float("inf")
         return found
 
-    monkeypatch.setattr(_Training, "step", ruining)
+    monkeypatch.setattr(Training, "step", ruining)
     message = (
         r"the weights must be finite, got NaN or infinity after epoch 2 at learning rate 0\.\d+: try a smaller one; the last good checkpoint is .*, of epoch 1"
     )
@@ -243,9 +243,9 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, monkeypatch: 
 
 
 def test_second_run_is_refused_before_any_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    epoch, begun = _Training.epoch, []
+    epoch, begun = Training.epoch, []
 
-    def second(self: _Training, bar: Any) -> None:
+    def second(self: Training, bar: Any) -> None:
         begun.append(self)
         if len(begun) == 2:
             for argument in ("checkpoint", "resume"):
@@ -253,7 +253,7 @@ def test_second_run_is_refused_before_any_training(tmp_path: Path, monkeypatch: 
                     killed_run.run("rms", **{argument: tmp_path})
         epoch(self, bar)
 
-    monkeypatch.setattr(_Training, "epoch", second)
+    monkeypatch.setattr(Training, "epoch", second)
     killed_run.run("rms", checkpoint=tmp_path)
     assert len(begun) == 4, "the second run did not begin"
     assert_goes_on(tmp_path, 4)

@@ -5,7 +5,6 @@ Two hundred networks and forty examples of each kind of file here; ``make fuzz``
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
@@ -26,11 +25,10 @@ from test_data import noise, write_cifar10, write_downsampled
 from test_random_cnn import BLOCKS, Random
 from torch import Tensor
 
-from sdap_lite import Split, archives, cost, count_params, data, largest_rate, load, prune, save, trace, trees
+from sdap_lite import Split, archives, cost, count_params, data, largest_rate, load, prune, pruning, save, trace, trees
 from sdap_lite.checkpoint import NAME, read_checkpoint, sealed, write_checkpoint
 from sdap_lite.variants import Variant
 
-loop = importlib.import_module("sdap_lite.train")
 COUNTS: dict[str, Counter[str]] = {}
 
 
@@ -112,7 +110,7 @@ def test_prune_any_network(
         assert_same_bits(load(path, network(blocks, flatten, shape, seed + 1)), fingerprint(small))
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(loop, "CLOSE_EVERY", 1)  # so short are these runs
+        patched.setattr(pruning, "CLOSE_EVERY", 1)  # so short are these runs
         outcome("prune", lambda: prune(net, images, rate, lr=0.01, seed=seed, device="cpu", progress=False, **settings), check, FloatingPointError)
     assert_same_bits(net, before)
 

@@ -34,7 +34,7 @@ from sdap_lite.checkpoint import RunFolder
 from sdap_lite.latency_table import monotone
 from sdap_lite.timing import call_time, time_both
 
-loop = importlib.import_module("sdap_lite.train")  # sdap_lite.train is the function
+module = importlib.import_module("sdap_lite.train")  # sdap_lite.train is the function
 
 
 def macs_clock(module: nn.Module, example: Tensor) -> float:
@@ -289,8 +289,8 @@ def clocked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         done.append("both")
         return time_both(model, small, example, repeats=1, timer=macs_clock)
 
-    monkeypatch.setattr(loop, "time_layers", layers)
-    monkeypatch.setattr(loop, "time_both", both)
+    monkeypatch.setattr(module, "time_layers", layers)
+    monkeypatch.setattr(module, "time_both", both)
     return done
 
 
@@ -325,7 +325,7 @@ def test_resumed_run_goes_on_with_its_own_times(clocked: list[str], tmp_path: Pa
     with pytest.raises(Stopped):
         prune(build("vgg"), pictures(), **SETTINGS, checkpoint=tmp_path)
     monkeypatch.setattr(RunFolder, "write", write)
-    monkeypatch.setattr(loop, "time_layers", None)
+    monkeypatch.setattr(module, "time_layers", None)
     resumed = prune(build("vgg"), pictures(), **SETTINGS, resume=tmp_path)
     assert resumed.settings["times"] == whole.settings["times"]
     assert_same_bits(resumed.model, fingerprint(whole.model))
@@ -334,6 +334,6 @@ def test_resumed_run_goes_on_with_its_own_times(clocked: list[str], tmp_path: Pa
 
 
 def test_rate_that_no_width_reaches_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "time_layers", lambda model, graph: noisy("vgg", 0))
+    monkeypatch.setattr(module, "time_layers", lambda model, graph: noisy("vgg", 0))
     with pytest.raises(ValueError, match=r"rate must be at most 0\.\d+ for this network"):
         prune(build("vgg"), pictures(), **{**SETTINGS, "rate": 0.99})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +14,10 @@ import torch.nn.functional as F
 from nets import assert_same_bits, build, fingerprint, pictures
 from torch import Tensor
 
+from sdap_lite import loop
 from sdap_lite.replay import Recording
 from sdap_lite.variants import Variant
 
-loop = importlib.import_module("sdap_lite.train")
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
 
@@ -49,7 +48,7 @@ class Echo:
 
 @pytest.fixture
 def echo(monkeypatch: pytest.MonkeyPatch) -> type[Echo]:
-    monkeypatch.setattr(loop._Training, "records", property(lambda self: True))
+    monkeypatch.setattr(loop.Training, "records", property(lambda self: True))
     monkeypatch.setattr(loop, "Recording", Echo)
     monkeypatch.setattr(Echo, "made", [], raising=False)
     return Echo
@@ -85,7 +84,7 @@ def test_step_that_leaves_more_than_gradients_is_not_recorded(echo: type[Echo], 
 )
 def test_where_steps_are_recorded(device: str, processes: int, replay: bool, recorded: bool) -> None:
     run = SimpleNamespace(device=torch.device(device), team=SimpleNamespace(size=processes), settings={"replay": replay} if device == "cuda" else {})
-    assert loop._Training.records.fget(run) == recorded
+    assert loop.Training.records.fget(run) == recorded
 
 
 def test_wrong_replay_is_refused() -> None:

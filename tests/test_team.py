@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -19,7 +18,7 @@ from nets import assert_same_bits, build, fingerprint, pictures
 from PIL import Image
 from torch import nn
 
-from sdap_lite import Gates, _torchvision, count_params, load, models, prune, trace
+from sdap_lite import Gates, _torchvision, count_params, load, loop, models, prune, trace
 from sdap_lite.team import Team, _has_idle, _Many, _twin, team
 
 Found = list[dict[str, dict[str, Any]]]
@@ -147,7 +146,7 @@ def test_several_processes_need_accelerate(monkeypatch: pytest.MonkeyPatch) -> N
 def test_batch_must_hold_two_images_for_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
     crew = Team()
     crew.size = 5
-    monkeypatch.setattr(importlib.import_module("sdap_lite.train"), "team", lambda device: crew)
+    monkeypatch.setattr(loop, "team", lambda device: crew)
     with pytest.raises(ValueError, match="batch_size must hold two images for each of 5 processes, got 9"):
         prune(build("resnet-pad"), pictures(), **SETTINGS)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 import signal
@@ -21,11 +20,28 @@ from nets import EXAMPLE, OwnInput, Shared, SqueezeExcitation, Viewed, assert_sa
 from torch import Tensor, nn
 
 import sdap_lite
-from sdap_lite import Images, Result, Split, TraceError, accuracy, cost, count_params, largest_rate, models, prune, schedule, threshold, trace, train
+from sdap_lite import (
+    Images,
+    Result,
+    Split,
+    TraceError,
+    accuracy,
+    cost,
+    count_params,
+    largest_rate,
+    loop,
+    models,
+    prune,
+    pruning,
+    schedule,
+    settings,
+    threshold,
+    trace,
+    train,
+)
 from sdap_lite.checkpoint import LOCK, NAME, PREVIOUS, read_checkpoint
-from sdap_lite.train import learning_rate
+from sdap_lite.loop import learning_rate
 
-loop = importlib.import_module("sdap_lite.train")  # sdap_lite.train is the function
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 16, "lr": 0.01, "mode": "fp32", "device": "cpu", "progress": False}
 
 
@@ -203,7 +219,7 @@ def test_learning_rate_by_hand() -> None:
 
 
 def test_weights_decay_and_norms_do_not() -> None:
-    run = loop._Training(build("vgg"), pictures(), {"mode": "fp32", "device": "cpu", "validation": 0.1, "batch_size": 16, "weight_decay": 0.1, "lr": 0.1})
+    run = loop.Training(build("vgg"), pictures(), {"mode": "fp32", "device": "cpu", "validation": 0.1, "batch_size": 16, "weight_decay": 0.1, "lr": 0.1})
     first, second = run.optimizer.param_groups
     assert (first["weight_decay"], second["weight_decay"]) == (0.1, 0.0)
     assert all(p.ndim > 1 for p in first["params"])
@@ -229,8 +245,8 @@ def test_one_step_by_hand() -> None:
 def test_steps_an_epoch_are_those_that_are_taken(monkeypatch: pytest.MonkeyPatch, count: int, size: int, steps: int) -> None:
     """The last batch is left out where it is a single image; the schedule must know."""
     seen: list[tuple[int, int]] = []
-    step = loop._Training.step
-    monkeypatch.setattr(loop._Training, "step", lambda self, x, y, i: seen.append((i, len(x))) or step(self, x, y, i))
+    step = loop.Training.step
+    monkeypatch.setattr(loop.Training, "step", lambda self, x, y, i: seen.append((i, len(x))) or step(self, x, y, i))
     images = replace(pictures(count, 8), validation=pictures(8, 8).train)
     result = train(build("resnet-conv"), images, **{**QUICK, "batch_size": size})
     assert [i for i, _ in seen] == list(range(2 * steps))
@@ -402,14 +418,14 @@ class Stopped(Exception):
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
     """Runs end with an error after so many epochs."""
-    epoch = loop._Training.epoch
+    epoch = loop.Training.epoch
 
     def stopping(self: Any, bar: Any) -> None:
         if len(self.history) == epochs:
             raise Stopped
         epoch(self, bar)
 
-    monkeypatch.setattr(loop._Training, "epoch", stopping)
+    monkeypatch.setattr(loop.Training, "epoch", stopping)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3])
@@ -475,9 +491,9 @@ def test_other_rule_model_images_and_kind_are_refused(tmp_path: Path) -> None:
 
 def test_auto_mode_is_that_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was measured when the run began; another answer today must not change the numbers."""
-    monkeypatch.setattr(loop, "choose_mode", lambda *a: "fp32-channels-last")
+    monkeypatch.setattr(settings, "choose_mode", lambda *a: "fp32-channels-last")
     first = killed_run.run("rms", checkpoint=tmp_path, mode="auto")
-    monkeypatch.setattr(loop, "choose_mode", lambda *a: "fp32")
+    monkeypatch.setattr(settings, "choose_mode", lambda *a: "fp32")
     again = killed_run.run("rms", resume=tmp_path, mode="auto")
     assert first.settings["mode"] == again.settings["mode"] == "fp32-channels-last"
 
@@ -694,13 +710,13 @@ def test_unreachable_rate_names_the_largest() -> None:
 
 
 def test_ramp_follows_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At every look the gates are closed to the schedule's rate, and once for all when it is reached; before all, a trial."""
+    """At every look the gates are closed to the schedule's rate, and once for all when it is reached."""
     asked: list[float] = []
-    monkeypatch.setattr(loop, "threshold", lambda graph, scores, rate, **k: asked.append(rate) or threshold(graph, scores, rate, **k))
+    monkeypatch.setattr(pruning, "threshold", lambda graph, scores, rate, **k: asked.append(rate) or threshold(graph, scores, rate, **k))
     prune(build("resnet-pad"), pictures(), rate=0.6, ramp=0.5, **{**QUICK, "epochs": 8, "batch_size": 8})
     steps = 8 * 6
-    wanted = [schedule(step / steps, 0.6, 0.5) for step in range(0, steps // 2, loop.CLOSE_EVERY)]
-    assert asked == pytest.approx([0.6, *wanted, 0.6], abs=1 / cost(trace(build("resnet-pad"), EXAMPLE)))  # a target is a whole number of parameters
+    wanted = [schedule(step / steps, 0.6, 0.5) for step in range(0, steps // 2, pruning.CLOSE_EVERY)]
+    assert asked == pytest.approx([*wanted, 0.6], abs=1 / cost(trace(build("resnet-pad"), EXAMPLE)))  # a target is a whole number of parameters
 
 
 # Holding
@@ -736,7 +752,7 @@ def test_scores_that_stand_still_need_no_hold(name: str, cost_power: float) -> N
 def watch_cuts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Notes at which step surgery happens, and how many parameters are left."""
     seen: list[tuple[int, int]] = []
-    step, remove = [0], loop._Pruning.remove
+    step, remove = [0], pruning.Pruning.remove
 
     def before(self: Any, now: int) -> None:
         step[0] = now
@@ -746,9 +762,9 @@ def watch_cuts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         remove(self, kept)
         seen.append((step[0], count_params(self.model)))
 
-    look = loop._Pruning.before_step
-    monkeypatch.setattr(loop._Pruning, "before_step", before)
-    monkeypatch.setattr(loop._Pruning, "remove", watched)
+    look = pruning.Pruning.before_step
+    monkeypatch.setattr(pruning.Pruning, "before_step", before)
+    monkeypatch.setattr(pruning.Pruning, "remove", watched)
     return seen
 
 
@@ -772,7 +788,7 @@ def test_network_shrinks_at_every_cut(monkeypatch: pytest.MonkeyPatch, name: str
 @pytest.mark.parametrize("name", ["vgg", "resnet-conv", "densenet"])
 def test_cuts_of_fixed_scores_keep_the_same_channels(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Scores that never change, compared as they are, without a fill: it is all one when the channels go."""
-    monkeypatch.setattr(loop, "threshold", lambda graph, scores, rate, **k: threshold(graph, scores, rate, **{**k, "fill": False}))
+    monkeypatch.setattr(pruning, "threshold", lambda graph, scores, rate, **k: threshold(graph, scores, rate, **{**k, "fill": False}))
     arguments: dict[str, Any] = {"rule": "frozen", "cost_power": 0.0, **QUICK, "epochs": 6, "batch_size": 8}
     graph = trace(build(name), EXAMPLE)
     scores = graph.split(torch.rand(len(graph), generator=torch.Generator().manual_seed(3)))
@@ -808,7 +824,7 @@ def test_cuts_meet_the_rate_in_every_unit(monkeypatch: pytest.MonkeyPatch, unit:
 
 def test_cut_that_would_put_the_rate_out_of_reach_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     seen, whole = watch_cuts(monkeypatch), trace(build("vgg"), EXAMPLE)
-    monkeypatch.setattr(loop, "largest_rate", lambda graph, *unit: largest_rate(graph, *unit) if len(graph) == len(whole) else 0.0)
+    monkeypatch.setattr(pruning, "largest_rate", lambda graph, *unit: largest_rate(graph, *unit) if len(graph) == len(whole) else 0.0)
     result = prune(build("vgg"), pictures(classes=10), 0.5, cuts=3, **{**QUICK, "epochs": 4, "batch_size": 8})
     assert len(seen) == 1
     assert result.report is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ from hypothesis import strategies as st
 from nets import EXAMPLE, MODELS, assert_same_bits, build, fingerprint, pictures
 from torch import Tensor, nn
 
-from sdap_lite import Gates, RootMeanSquare, channel_costs, cost, models, prune, remove_channels, threshold, trace
+from sdap_lite import Gates, RootMeanSquare, channel_costs, cost, loop, models, prune, pruning, remove_channels, threshold, trace
 from sdap_lite.baselines import random
-from sdap_lite.train import learning_rate
+from sdap_lite.data import batches
+from sdap_lite.loop import learning_rate
 from sdap_lite.variants import COMPARISONS, Variant, adaptive, attention_loss, floored, noisy, recalibrate, soft_cost, stages, watched
 
-loop = importlib.import_module("sdap_lite.train")
 QUICK: dict[str, Any] = {"epochs": 4, "batch_size": 16, "hold": 0.0, "lr": 0.01, "mode": "fp32", "device": "cpu", "progress": False}
 
 
@@ -62,7 +61,7 @@ def test_every_change_changes_the_run_and_goes_on_after_a_stop(tmp_path: Path, m
     settings = {name: changed.settings[name] for name in ("rule", "cost_power")}
     plain, now = run(None, **settings).model.state_dict(), changed.model.state_dict()
     assert any(plain[name].shape != now[name].shape or not torch.equal(plain[name], now[name]) for name in plain)
-    whole, last = loop._Training.epoch, [1]
+    whole, last = loop.Training.epoch, [1]
 
     class Stopped(Exception):
         pass
@@ -72,7 +71,7 @@ def test_every_change_changes_the_run_and_goes_on_after_a_stop(tmp_path: Path, m
             raise Stopped
         whole(self, bar)
 
-    monkeypatch.setattr(loop._Training, "epoch", stop)
+    monkeypatch.setattr(loop.Training, "epoch", stop)
     with pytest.raises(Stopped):
         run(Variant(**change), checkpoint=tmp_path)
     last[0] = 3
@@ -113,9 +112,9 @@ def _first_scores(alpha: float, *, labels: bool, weight: float = 1.0) -> dict[st
     """The scores after one step from the same weights."""
     model, images = build("vgg"), pictures(classes=10)
     settings = run(Variant(labels=labels), alpha=alpha, epochs=1).settings
-    training = loop._Pruning(model, build("vgg", seed=9), trace(model, EXAMPLE), None, images, settings)
+    training = pruning.Pruning(model, build("vgg", seed=9), trace(model, EXAMPLE), None, images, settings)
     training.team.weight = lambda count: weight
-    x, y = next(loop.batches(images.train, 16, images))
+    x, y = next(batches(images.train, 16, images))
     training.model.train()
     training.step(x, y, 0)
     return training.gates.scores
@@ -124,8 +123,8 @@ def _first_scores(alpha: float, *, labels: bool, weight: float = 1.0) -> dict[st
 def test_gate_gradient_of_the_labels_is_that_of_a_backward_pass() -> None:
     model, images = build("vgg"), pictures(classes=10)
     settings = run(Variant(labels=True), epochs=1).settings
-    training = loop._Pruning(model, model, trace(model, EXAMPLE), None, images, settings)
-    x, y = next(loop.batches(images.train, 16, images))
+    training = pruning.Pruning(model, model, trace(model, EXAMPLE), None, images, settings)
+    x, y = next(batches(images.train, 16, images))
     training.model.train()
     training.step(x, y, 0)
     with Gates(trace(model, EXAMPLE)).attach(model) as gates:
@@ -153,7 +152,7 @@ def test_last_surgery_leaves_the_function_of_the_channels_that_stay(change: dict
     """The values of their gates, which are not 1, go into the weights."""
     model, images = build("vgg"), pictures(classes=10)
     graph = trace(model, EXAMPLE)
-    training = loop._Pruning(model, model, graph, None, images, run(Variant(**change), epochs=1).settings)
+    training = pruning.Pruning(model, model, graph, None, images, run(Variant(**change), epochs=1).settings)
     training.gates.scores = random(graph, seed=2)
     kept = threshold(graph, random(graph, seed=3), 0.3)
     values = training.values(training.gates.flat.detach())
@@ -172,7 +171,7 @@ def test_soft_gates_learn_by_the_loss_and_by_what_is_over_the_budget() -> None:
     model = build("vgg").double().eval()
     graph = trace(model, EXAMPLE.double())
     settings = run(Variant(soft=30.0), epochs=1).settings
-    training = loop._Pruning(build("vgg"), build("vgg"), graph, None, pictures(classes=10), settings)
+    training = pruning.Pruning(build("vgg"), build("vgg"), graph, None, pictures(classes=10), settings)
     training.progress = 0.5
     scores = torch.linspace(-0.4, 0.4, len(graph), dtype=torch.float64)
     slopes = torch.randn(len(graph), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -222,7 +221,7 @@ def test_maps_behind_closed_gates_are_those_of_the_network_that_surgery_leaves(n
     graph = trace(model, EXAMPLE)
     names = stages(model, graph, EXAMPLE)
     settings = run(Variant(maps=1.0), epochs=1).settings
-    training = loop._Pruning(model, model, graph, None, images, settings)
+    training = pruning.Pruning(model, model, graph, None, images, settings)
     assert training.stages == names
     kept = threshold(graph, random(graph, seed=1), 0.3)
     training.gates.close(kept)
@@ -251,8 +250,8 @@ def test_maps_are_part_of_the_loss(alpha: float) -> None:
 def _first_loss(weight: float, alpha: float) -> float:
     model, images = build("vgg"), pictures(classes=10)
     settings = run(Variant(maps=weight), alpha=alpha, epochs=1).settings
-    training = loop._Pruning(model, build("vgg", seed=9), trace(model, EXAMPLE), None, images, settings)
-    x, y = next(loop.batches(images.train, 16, images))
+    training = pruning.Pruning(model, build("vgg", seed=9), trace(model, EXAMPLE), None, images, settings)
+    x, y = next(batches(images.train, 16, images))
     training.model.train()
     return float(training.step(x, y, 0)[0])
 
@@ -355,11 +354,11 @@ def test_by_rank_a_hold_keeps_the_shares() -> None:
     """It acts on the scores: a channel holds its place among those of its group, and no group takes places of another."""
     model, images, settings = models.VGG(11, width=32).eval(), pictures(classes=10), {**QUICK, "cost_power": 0.0, "hold": 2.0, "epochs": 1}
     settings = prune(model, images, 0.5, variant=Variant(compare="uniform"), **settings).settings
-    pruning = loop._Pruning(model, model, trace(model, EXAMPLE), None, images, settings)
+    run = pruning.Pruning(model, model, trace(model, EXAMPLE), None, images, settings)
     for look, rate in enumerate((0.3, 0.5, 0.7)):
-        pruning.gates.scores = random(pruning.graph, seed=look)
-        kept = pruning.choose(rate, fill=False)
-        pruning.gates.close(kept)
+        run.gates.scores = random(run.graph, seed=look)
+        kept = run.choose(rate, fill=False)
+        run.gates.close(kept)
         shares = [float(group.float().mean()) for group in kept.values()]
         assert max(shares) - min(shares) <= 1 / min(len(group) for group in kept.values())
 
