@@ -21,7 +21,7 @@ import torch
 from pretrain import write
 from torch import nn
 
-from sdap_lite import accuracy, data, experiments, models, saving
+from sdap_lite import accuracy, data, experiments, models, recipes, saving
 from sdap_lite.checkpoint import read_checkpoint, read_sealed, write_sealed
 
 BUNDLED = Path(models.__file__).parent / "bundled"
@@ -37,7 +37,7 @@ def measured(model: nn.Module, images: data.Images, told: float) -> float:
     return test
 
 
-def ship_dense(record: dict[str, Any], recipe: experiments.Recipe, work: Path) -> str:
+def ship_dense(record: dict[str, Any], recipe: recipes.Recipe, work: Path) -> str:
     """The dense network that the experiment trained, and its card."""
     images, (net, told) = data.load(recipe.data, size=recipe.size), next(iter(record["dense"].items()))
     trained = read_checkpoint(work / "dense-seed0")
@@ -52,7 +52,7 @@ def ship_dense(record: dict[str, Any], recipe: experiments.Recipe, work: Path) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", choices=experiments.RECIPES)
+    parser.add_argument("recipe", choices=recipes.RECIPES)
     parser.add_argument("arm", help="or dense")
     parser.add_argument("--rate", type=float, default=0.75)
     parser.add_argument("--out", type=Path, default=experiments.RESULTS, help="the folder of the experiment's record")
@@ -61,11 +61,11 @@ def main() -> None:
     record = read_sealed(args.out / f"{args.recipe}.json")
     work = args.work or Path("runs") / args.recipe
     if args.arm == "dense":
-        print(ship_dense(record, experiments.RECIPES[args.recipe], work))
+        print(ship_dense(record, recipes.RECIPES[args.recipe], work))
         return
     row = max((r for r in record["rows"] if r["arm"] == args.arm and r["rate"] == args.rate), key=lambda r: r["validation"])
 
-    recipe, dense = experiments.RECIPES[args.recipe], record["dense"][row["net"]]
+    recipe, dense = recipes.RECIPES[args.recipe], record["dense"][row["net"]]
     images = data.load(recipe.data, size=recipe.size)
     keys = ("net", "epochs", "rate", "hold", "alpha", *recipe.arms[args.arm], "seed")
     folder = work / experiments.folder_name({key: row[key] for key in dict.fromkeys(keys)})

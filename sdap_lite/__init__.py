@@ -15,10 +15,11 @@ from .budget import Report, channel_costs, cost, largest_rate, report, schedule,
 from .channels import TraceError, trace
 from .data import DatasetUnavailable, Images, Split, by_scale
 from .distill import distillation_loss
-from .gates import RULES, Adam, Frozen, Gates, RootMeanSquare, StraightThrough, straight_through
+from .gates import Gates, straight_through
 from .graph import ChannelGraph
 from .latency_table import LatencyTable
 from .measure import accuracy, count_macs, count_params, latency
+from .rules import RULES, Adam, Frozen, RootMeanSquare, StraightThrough
 from .saving import export_onnx, load, save
 from .surgery import SurgeryError, masked, remove_channels, slice_optimizer
 from .timing import time_layers

@@ -12,7 +12,7 @@ import torch
 import typer
 from torch import nn
 
-from . import data, experiments, measure, models, saving
+from . import data, experiments, measure, models, recipes, saving
 from .surgery import SurgeryError
 from .train import prune as run_prune
 
@@ -201,8 +201,8 @@ def experiment(
 ) -> None:
     """Runs a recipe: trains a network, prunes it by every arm, and writes NAME.json. Killed, it goes on where it was."""
     if show or name is None:
-        width = max(map(len, experiments.RECIPES))
-        for key, recipe in experiments.RECIPES.items():
+        width = max(map(len, recipes.RECIPES))
+        for key, recipe in recipes.RECIPES.items():
             typer.echo(f"{key:{width}}  {recipe}")
         return
     if threads is not None:

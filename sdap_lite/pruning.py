@@ -19,10 +19,11 @@ from .budget import cost, largest_rate, schedule, threshold
 from .data import Images, batches
 from .distill import distillation_loss
 from .folding import fold_norms
-from .gates import RULES, Gates, RootMeanSquare
+from .gates import Gates
 from .graph import ChannelGraph
 from .loop import Training
 from .measure import arrange
+from .rules import RULES, RootMeanSquare
 from .surgery import remove_channels, slice_optimizer
 from .variants import COMPARISONS, Variant, attention_loss, floored, noisy, recalibrate, soft_cost, stages, watched
 

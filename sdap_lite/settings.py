@@ -12,9 +12,9 @@ from .budget import check_rate, check_round_to
 from .checkpoint import fingerprint, read_checkpoint
 from .checks import check_device, check_images, check_number, plain
 from .data import Images
-from .gates import RULES
 from .graph import ChannelGraph
 from .measure import MODES, check_mode, choose_mode
+from .rules import RULES
 from .team import team
 from .variants import Variant
 

@@ -26,8 +26,10 @@ from sdap_lite import accuracy, baselines, count_macs, count_params, data, exper
 from sdap_lite.__main__ import app
 from sdap_lite.checkpoint import read_checkpoint, read_sealed, write_checkpoint, write_sealed
 from sdap_lite.distill import ALPHA
-from sdap_lite.experiments import HOLD, RECIPES, RIVALS, SCORES, Recipe, run
+from sdap_lite.experiments import SCORES, run
 from sdap_lite.models import NETS
+from sdap_lite.pruning import HOLD
+from sdap_lite.recipes import RECIPES, RIVALS, Recipe
 
 ROOT = Path(__file__).parents[1]
 ARMS: dict[str, dict[str, Any]] = {"sdap": {}, "random": RIVALS["random"], "from scratch": {**RIVALS["from scratch"], "scratch": "sdap"}}

@@ -14,7 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 
 import sdap_lite
-from sdap_lite.experiments import RECIPES
+from sdap_lite.recipes import RECIPES
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from ..budget import channel_costs, cost, schedule
 from ..channels import trace
 from ..distill import distillation_loss
-from ..gates import Gates, RootMeanSquare
+from ..gates import Gates
 from ..measure import count_macs, count_params
 from ..models import InvertedResidual, resnet20, vgg
+from ..rules import RootMeanSquare
 from ..train import Result
 
 __all__ = ["EXERCISES", "Exercise", "compare", "exercise"]
