@@ -213,6 +213,8 @@ RECIPES: dict[str, Recipe] = {
     "headline-vgg-half-75": Recipe("vgg-half", "cifar10", 12, _free(CUT_EARLY), rates=(0.75,), dense=30),
     # A second step down: what is removed is nine tenths of the whole network, 1 - (1 - 0.75) * (1 - 0.6)
     "headline-vgg-half-again": Recipe("vgg-half", "cifar10", 24, _taught({**CUT_EARLY, **TRAINED_ON}), rates=(0.6,), begin_with="vgg-half-cifar10-75"),
+    # The same step with today's share of the teacher
+    "headline-vgg-half-90": Recipe("vgg-half", "cifar10", 24, CUT_EARLY, rates=(0.6,), begin_with="vgg-half-cifar10-75"),
     "headline-mobilenetv2-imagenette": Recipe("torchvision:mobilenet_v2", "imagenette", 16, _free(SMALL_BATCHES), rates=(0.75,), size=64),
     "headline-mobilenetv2-imagenette-90": Recipe(
         "torchvision:mobilenet_v2", "imagenette", 16, _taught(_small_batches({**CUT_EARLY, **BY_EIGHTS})), rates=(0.9,), size=64
