@@ -6,24 +6,23 @@ Colab and on a GPU. Chapter 1 loads its first images with it.
 
 from __future__ import annotations
 
-import io
 import math
 import os
-import pickle
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import archives
 from .checkpoint import read_sealed
-from .trees import read_tree
+from .image_files import archives
+from .image_files.batch_files import read_cifar, read_downsampled
+from .image_files.trees import read_tree
 
 __all__ = ["DatasetUnavailable", "Images", "Split", "augment", "batches", "by_scale", "data_root", "load", "normalize", "recorded"]
 
@@ -339,8 +338,12 @@ def _find_tree(name: str, root: Path) -> Path | None:
 
 
 def _read_tree(tree: Path, size: int, *, keep: bool = True) -> tuple[tuple[Split, Split], tuple[str, ...]]:
-    (train, test), classes = read_tree(tree, size, keep=keep)
-    return (Split(*train), Split(*test)), classes
+    return _splits(*read_tree(tree, size, keep=keep))
+
+
+def _splits(parts: Iterable[tuple[Tensor, Tensor]], classes: tuple[str, ...]) -> tuple[tuple[Split, Split], tuple[str, ...]]:
+    train, test = (Split(*part) for part in parts)
+    return (train, test), classes
 
 
 def _read_fashion_mini() -> tuple[tuple[Split, Split], tuple[str, ...]]:
@@ -355,12 +358,15 @@ def _read_fashion_mini() -> tuple[tuple[Split, Split], tuple[str, ...]]:
 def _read_original(name: str, root: Path, download: bool) -> tuple[tuple[Split, Split], tuple[str, ...]]:
     """A set in its authors' files, downloaded when it is missing and may be."""
     if name in ("imagenet32", "imagenet64"):
-        return _read_downsampled(name, root)
+        try:
+            return _splits(*read_downsampled(name, root))
+        except FileNotFoundError as error:
+            raise _unavailable(name, root, str(error)) from error
     if name in ("cifar10", "cifar100"):
         folder = root / ("cifar-10-batches-py" if name == "cifar10" else "cifar-100-python")
         if not folder.is_dir():
             _download(name, root, download)
-        return _read_cifar(folder, name)
+        return _splits(*read_cifar(folder, name))
     raise _unavailable(name, root, "no folder with train/<class>/* and test/<class>/* (or val) in it")
 
 
@@ -379,78 +385,6 @@ def _unavailable(name: str, root: Path, why: str) -> DatasetUnavailable:
         f"{name} is not in {root}: {why}.\nThree ways out: (1) put the images under {root / folder} as train/<class>/* and test/<class>/*; "
         f"(2) point root= or SDAP_DATA to a folder that has them, or connect to the internet; (3) use the bundled set, load('fashion-mini')."
     )
-
-
-# ---------------------------------------------------------------------------------------------
-# Batch files of the authors: pickles, read by an unpickler that admits arrays and plain containers
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Refuses everything but numpy arrays: a pickle from outside must not run code."""
-
-    allowed: ClassVar = {
-        (module, name)
-        for module in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy", "numpy.core.numeric", "numpy._core.numeric", "_codecs")
-        for name in ("_reconstruct", "scalar", "ndarray", "dtype", "_frombuffer", "encode")
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.allowed:
-            raise pickle.UnpicklingError(f"may hold numpy arrays and plain containers only, but names {module}.{name}")
-        return super().find_class(module, name)
-
-
-def _read_batch(path: Path) -> dict[str, Any]:
-    """One batch file, ``.npz`` or a pickled dictionary."""
-    try:
-        stream = io.BytesIO(archives.read_checked(path))
-        if path.suffix == ".npz":
-            archives.check_zip(stream)
-            with np.load(stream, allow_pickle=False) as stored:
-                return dict(stored)
-        content = _ArraysOnly(stream, encoding="latin1").load()
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing: the set is not complete") from error
-    except Exception as error:  # a broken pickle can raise nearly anything
-        raise ValueError(f"{path} must be a batch of images, but cannot be read as one: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a dictionary, got {type(content).__name__}")
-    return content
-
-
-def _split_of(parts: list[dict[str, Any]], labels: str, side: int, first: int = 0) -> Split:
-    for part in parts:
-        if "data" not in part or labels not in part:
-            raise ValueError(f"a batch must hold 'data' and {labels!r}, got {', '.join(map(str, part))}")
-        width = np.asarray(part["data"]).shape[1:]
-        if width != (3 * side * side,):
-            raise ValueError(f"an image of {side}x{side} pixels has {3 * side * side} numbers, got {width}")
-    pixels = np.concatenate([np.asarray(part["data"], np.uint8) for part in parts]).reshape(-1, 3, side, side)
-    numbers = np.concatenate([np.asarray(part[labels], np.int64).reshape(-1) for part in parts]) - first
-    return Split(torch.from_numpy(pixels), torch.from_numpy(numbers))
-
-
-def _read_cifar(folder: Path, name: str) -> tuple[tuple[Split, Split], tuple[str, ...]]:
-    ten = name == "cifar10"
-    train = [f"data_batch_{i}" for i in range(1, 6)] if ten else ["train"]
-    test, labels = ("test_batch", "labels") if ten else ("test", "fine_labels")
-    meta = _read_batch(folder / ("batches.meta" if ten else "meta"))
-    splits = _split_of([_read_batch(folder / f) for f in train], labels, 32), _split_of([_read_batch(folder / test)], labels, 32)
-    return splits, tuple(meta["label_names" if ten else "fine_label_names"])
-
-
-def _read_downsampled(name: str, root: Path) -> tuple[tuple[Split, Split], tuple[str, ...]]:
-    """Chrabaszcz et al. 2017: ten training batches and one of validation, labels from 1 on."""
-    side = int(name[-2:])
-    # Both sizes have files of the same names, and may lie side by side.
-    files = sorted({p for folder in (root / name, root) for p in folder.glob("**/*_data*") if p.suffix in ("", ".npz")})
-    here = [p for p in files if root / name in p.parents or f"net{side}" in str(p)]
-    train = [p for p in here if p.name.startswith("train_data_batch")]
-    val = [p for p in here if p.name.startswith("val_data")]
-    if not train or not val:
-        raise _unavailable(name, root, f"no train_data_batch_* and val_data files under {root / name}; image-net.org hands them out on request")
-    splits = _split_of([_read_batch(p) for p in train], "labels", side, 1), _split_of([_read_batch(p) for p in val], "labels", side, 1)
-    return splits, tuple(str(i) for i in range(1000))
 
 
 def recorded(name: str) -> dict[str, Any]:

@@ -20,8 +20,9 @@ import torch
 from PIL import Image
 from test_data import write_cifar10, write_cifar100, write_downsampled
 
-from sdap_lite import DatasetUnavailable, archives
+from sdap_lite import DatasetUnavailable
 from sdap_lite.data import load
+from sdap_lite.image_files import archives
 
 PATTERN = np.random.default_rng(0).integers(0, 256, 300_000, np.uint8).tobytes()  # does not compress: half a download is half a file
 

@@ -25,8 +25,9 @@ from test_data import noise, write_cifar10, write_downsampled
 from test_random_cnn import BLOCKS, Random
 from torch import Tensor
 
-from sdap_lite import Split, archives, cost, count_params, data, largest_rate, load, prune, pruning, save, trace, trees
+from sdap_lite import Split, cost, count_params, data, largest_rate, load, prune, pruning, save, trace
 from sdap_lite.checkpoint import NAME, read_checkpoint, sealed, write_checkpoint
+from sdap_lite.image_files import archives, batch_files, trees
 from sdap_lite.variants import Variant
 
 COUNTS: dict[str, Counter[str]] = {}
@@ -303,7 +304,7 @@ def test_damaged_batch(tmp_path_factory: pytest.TempPathFactory, batches: Path, 
 def test_foreign_pickle(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "foreign"
     path.write_bytes(content)
-    outcome("foreign pickle", lambda: data._read_batch(path), lambda found: assert_equal(type(found), dict))
+    outcome("foreign pickle", lambda: batch_files._read_batch(path), lambda found: assert_equal(type(found), dict))
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "bmp", "webp"])

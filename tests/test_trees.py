@@ -13,9 +13,9 @@ import torch
 from nets import write_tree
 from PIL import Image
 
-from sdap_lite import trees
 from sdap_lite.data import load
-from sdap_lite.trees import read_tree
+from sdap_lite.image_files import trees
+from sdap_lite.image_files.trees import read_tree
 
 
 def test_names_of_classes_may_be_any(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .checkpoint import clear_leftovers, fingerprint, write_atomically
+from ..checkpoint import clear_leftovers, fingerprint, write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
