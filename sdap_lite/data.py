@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,7 +24,10 @@ from .image_files import archives
 from .image_files.batch_files import read_cifar, read_downsampled
 from .image_files.trees import read_tree
 
-__all__ = ["DatasetUnavailable", "Images", "Split", "augment", "batches", "by_scale", "data_root", "load", "normalize", "recorded"]
+if TYPE_CHECKING:
+    from importlib.abc import Traversable
+
+__all__ = ["DatasetUnavailable", "Images", "Split", "augment", "batches", "by_scale", "data_root", "load", "normalize", "recorded", "records"]
 
 T = TypeVar("T")
 
@@ -395,8 +398,20 @@ def recorded(name: str) -> dict[str, Any]:
     Raises:
         ValueError: there is no such file, or it is not as it was written.
     """
-    folder = resources.files("sdap_lite").joinpath("bundled/results")
-    there = sorted(p.name.removesuffix(".json") for p in folder.iterdir() if p.name.endswith(".json")) if folder.is_dir() else []
-    if name not in there:
-        raise ValueError(f"name must be one of {', '.join(there) or '(nothing recorded)'}, got {name!r}")
-    return read_sealed(folder.joinpath(f"{name}.json"))
+    if name not in records():
+        raise ValueError(f"name must be one of {', '.join(records()) or '(nothing recorded)'}, got {name!r}")
+    return read_sealed(_records().joinpath(f"{name}.json"))
+
+
+def records() -> tuple[str, ...]:
+    """The names of all that is :func:`recorded`.
+
+    >>> "rivals-vgg" in records()
+    True
+    """
+    folder = _records()
+    return tuple(sorted(p.name.removesuffix(".json") for p in folder.iterdir() if p.name.endswith(".json"))) if folder.is_dir() else ()
+
+
+def _records() -> Traversable:
+    return resources.files("sdap_lite").joinpath("bundled/results")

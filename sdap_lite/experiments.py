@@ -69,7 +69,7 @@ def run(
     """Runs a recipe, as far as its file does not hold the rows yet.
 
     Args:
-        name: a key of :data:`RECIPES`.
+        name: a key of :data:`sdap_lite.recipes.RECIPES`.
         seeds: how many, from 0 on; the dense network is trained once, with seed 0.
         out: the folder of ``NAME.json``.
         work: a folder for checkpoints and pruned networks; default: ``runs/NAME``.

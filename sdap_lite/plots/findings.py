@@ -39,13 +39,14 @@ def front(rows: Sequence[dict[str, Any]], names: Sequence[str], dense: float, no
     return footnote(figure, note)
 
 
-def effects(found: dict[str, dict[str, tuple[float, float]]], chance: float | dict[str, float], note: str) -> Figure:
+def effects(found: dict[str, dict[str, tuple[float, float]]], chance: float | dict[str, float], note: str, *, zero: str = "all defaults") -> Figure:
     """What each change does to the accuracy, in points, with its standard error; a panel a rate.
 
     Args:
         found: name of a panel → name of a change → difference and standard error, in percentage points.
         chance: how far the best of as many changes without any effect would come, in points, for all panels or for each; 0 draws no band.
         note: which images it was measured on, and that it is recorded.
+        zero: what the differences are from.
     """
     changes = list(next(iter(found.values())))
     figure, axes = new_figure(len(found), height=1.6 + 0.24 * len(changes))
@@ -57,7 +58,7 @@ def effects(found: dict[str, dict[str, tuple[float, float]]], chance: float | di
             value, error = panel[change]
             color = BASELINE if abs(value) <= band else PALETTE[2] if value > 0 else PALETTE[3]
             axis.errorbar(value, place, xerr=error, marker=MARKERS[0], color=color, capsize=3)
-        baseline(axis, 0, "all defaults", vertical=True)
+        baseline(axis, 0, zero, vertical=True)
         axis.set_yticks(range(len(changes)), changes if axis is axes[0] else [""] * len(changes), fontsize="small")
         axis.set_ylim(len(changes) - 0.5, -0.5)
         axis.set_title(title, fontsize="small")
