@@ -185,7 +185,7 @@ STEADY: dict[str, dict[str, Any]] = {
     "floor 0.25": {"variant": {"floor": 0.25}},
     **TODAY,
 }
-ABLATION = _free({name: ONE_CUT | change for name, change in {**CHANGES, **TODAY}.items()})
+ABLATION = _free({name: ONE_CUT | change for name, change in CHANGES.items()})
 
 #: The experiments by name; ``python -m sdap_lite experiment --list`` shows them.
 RECIPES: dict[str, Recipe] = {
