@@ -208,6 +208,7 @@ RECIPES: dict[str, Recipe] = {
     "comparisons-resnet56": Recipe("resnet56", "cifar10", 3, TODAY, images=15_000, all_validation=True),
     "comparisons-vgg": Recipe("vgg", "cifar10", 3, _free(STEADY), images=15_000, all_validation=True),
     # Cut early, so that the time goes to the small network; the same extra epochs without pruning say what the extra epochs alone give
+    "headline-resnet20-long": Recipe("resnet20", "cifar10", 20, CUT_EARLY, rates=(0.75,)),
     "headline-vgg-half": Recipe("vgg-half", "cifar10", 8, _free({**CUT_EARLY, **TRAINED_ON}), rates=(0.9,), dense=30),
     "headline-vgg-half-long": Recipe("vgg-half", "cifar10", 24, _free(CUT_EARLY), rates=(0.9,), dense=30),
     "headline-vgg-half-75": Recipe("vgg-half", "cifar10", 12, _free(CUT_EARLY), rates=(0.75,), dense=30),
