@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from sdap_lite import models, remove_channels
+from sdap_lite import loop, models, remove_channels
 from sdap_lite.data import Images, Split
 from sdap_lite.graph import ChannelGraph
 
@@ -283,3 +284,24 @@ def write_tree(
                 Image.fromarray(pixels).save(tree / part / name / f"{i}.{ending}")
                 written[part].append(pixels)
     return written
+
+
+# Short runs
+
+QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 16, "lr": 0.01, "mode": "fp32", "device": "cpu", "progress": False}
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    """Runs end with an error after so many epochs."""
+    epoch = loop.Training.epoch
+
+    def stopping(self: Any, bar: Any) -> None:
+        if len(self.history) == epochs:
+            raise Stopped
+        epoch(self, bar)
+
+    monkeypatch.setattr(loop.Training, "epoch", stopping)

@@ -15,8 +15,7 @@ from typing import Any
 import killed_run
 import pytest
 import torch
-import torch.nn.functional as F
-from nets import EXAMPLE, OwnInput, Shared, SqueezeExcitation, Viewed, assert_same_bits, build, fingerprint, hooked, pictures
+from nets import EXAMPLE, QUICK, OwnInput, Shared, SqueezeExcitation, Stopped, Viewed, assert_same_bits, build, fingerprint, hooked, pictures, stop_after
 from torch import Tensor, nn
 
 import sdap_lite
@@ -32,17 +31,11 @@ from sdap_lite import (
     loop,
     models,
     prune,
-    pruning,
-    schedule,
     settings,
-    threshold,
     trace,
     train,
 )
 from sdap_lite.checkpoint import LOCK, NAME, PREVIOUS, read_checkpoint
-from sdap_lite.loop import learning_rate
-
-QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 16, "lr": 0.01, "mode": "fp32", "device": "cpu", "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -206,52 +199,7 @@ def test_scores_follow_what_the_images_need() -> None:
     assert best.float().mean() > 0.5
 
 
-# The loop
-
-
-def test_learning_rate_by_hand() -> None:
-    assert learning_rate(0.0, 0.2) == pytest.approx(0.02)
-    assert learning_rate(0.05, 0.2) == pytest.approx(0.2 * 0.55)
-    assert learning_rate(0.1, 0.2) == pytest.approx(0.2)
-    assert learning_rate(0.55, 0.2) == pytest.approx(0.1)
-    assert learning_rate(1.0, 0.2) == pytest.approx(0.0)
-    assert learning_rate(0.5, 0.2, warmup=0) == pytest.approx(0.1)
-
-
-def test_weights_decay_and_norms_do_not() -> None:
-    run = loop.Training(build("vgg"), pictures(), {"mode": "fp32", "device": "cpu", "validation": 0.1, "batch_size": 16, "weight_decay": 0.1, "lr": 0.1})
-    first, second = run.optimizer.param_groups
-    assert (first["weight_decay"], second["weight_decay"]) == (0.1, 0.0)
-    assert all(p.ndim > 1 for p in first["params"])
-    assert all(p.ndim == 1 for p in second["params"])
-    assert len(first["params"]) + len(second["params"]) == len(list(run.model.parameters()))
-
-
-def test_one_step_by_hand() -> None:
-    """A run of one batch, against a loop that is written out."""
-    images = replace(pictures(20, 8), validation=pictures(8, 8).train)
-    x, y = next(sdap_lite.data.batches(images.train, 32, images, shuffle=torch.Generator().manual_seed(1_000_003 * 5)))
-    wanted = build("resnet-conv").train()
-    optimizer = torch.optim.SGD(wanted.parameters(), lr=learning_rate(0.0, 0.1), momentum=0.9, nesterov=True)
-    F.cross_entropy(wanted(x), y, label_smoothing=0.1).backward()
-    optimizer.step()
-    model = build("resnet-conv")
-    train(model, images, epochs=1, batch_size=32, lr=0.1, weight_decay=0, label_smoothing=0.1, seed=5, mode="fp32", device="cpu", progress=False)
-    for (name, p), q in zip(model.named_parameters(), wanted.parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7, msg=name)
-
-
-@pytest.mark.parametrize(("count", "size", "steps"), [(48, 16, 3), (47, 16, 3), (33, 16, 2), (32, 16, 2), (5, 16, 1)])
-def test_steps_an_epoch_are_those_that_are_taken(monkeypatch: pytest.MonkeyPatch, count: int, size: int, steps: int) -> None:
-    """The last batch is left out where it is a single image; the schedule must know."""
-    seen: list[tuple[int, int]] = []
-    step = loop.Training.step
-    monkeypatch.setattr(loop.Training, "step", lambda self, x, y, i: seen.append((i, len(x))) or step(self, x, y, i))
-    images = replace(pictures(count, 8), validation=pictures(8, 8).train)
-    result = train(build("resnet-conv"), images, **{**QUICK, "batch_size": size})
-    assert [i for i, _ in seen] == list(range(2 * steps))
-    assert all(n > 1 for _, n in seen)
-    assert result.history[-1]["lr"] == pytest.approx(learning_rate((2 * steps - 1) / (2 * steps), 0.01))
+# Seeds
 
 
 def test_same_seed_same_weights_and_another_one_others() -> None:
@@ -410,22 +358,6 @@ def test_killed_run_goes_on_bit_by_bit(tmp_path: Path, kind: str, last: int, epo
     assert [{k: v for k, v in r.items() if k != "seconds"} for r in resumed.history] == [{k: v for k, v in r.items() if k != "seconds"} for r in wanted.history]
     assert all(torch.equal(resumed.kept[n], wanted.kept[n]) for n in wanted.kept)
     assert resumed.settings == wanted.settings
-
-
-class Stopped(Exception):
-    pass
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
-    """Runs end with an error after so many epochs."""
-    epoch = loop.Training.epoch
-
-    def stopping(self: Any, bar: Any) -> None:
-        if len(self.history) == epochs:
-            raise Stopped
-        epoch(self, bar)
-
-    monkeypatch.setattr(loop.Training, "epoch", stopping)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3])
@@ -707,125 +639,3 @@ def test_unreachable_rate_names_the_largest() -> None:
     graph = trace(build("resnet-pad"), EXAMPLE)
     with pytest.raises(ValueError, match=f"rate must be at most {largest_rate(graph):.4f} for this network"):
         prune(build("resnet-pad"), pictures(), rate=0.99, **QUICK)
-
-
-def test_ramp_follows_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At every look the gates are closed to the schedule's rate, and once for all when it is reached."""
-    asked: list[float] = []
-    monkeypatch.setattr(pruning, "threshold", lambda graph, scores, rate, **k: asked.append(rate) or threshold(graph, scores, rate, **k))
-    prune(build("resnet-pad"), pictures(), rate=0.6, ramp=0.5, **{**QUICK, "epochs": 8, "batch_size": 8})
-    steps = 8 * 6
-    wanted = [schedule(step / steps, 0.6, 0.5) for step in range(0, steps // 2, pruning.CLOSE_EVERY)]
-    assert asked == pytest.approx([*wanted, 0.6], abs=1 / cost(trace(build("resnet-pad"), EXAMPLE)))  # a target is a whole number of parameters
-
-
-# Holding
-
-
-def test_hold_changes_the_choice_and_goes_on_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped while gates learn: which of them are open must be known to the run that goes on."""
-    arguments: dict[str, Any] = {"rate": 0.5, "ramp": 1.0, **QUICK, "epochs": 4, "batch_size": 8}
-    free, held = (prune(build("resnet-pad"), pictures(), hold=hold, **arguments) for hold in (0.0, 100.0))
-    assert any(not torch.equal(kept, held.kept[name]) for name, kept in free.kept.items())
-    with monkeypatch.context() as patched:
-        stop_after(patched, 2)
-        with pytest.raises(Stopped):
-            prune(build("resnet-pad"), pictures(), hold=100.0, **arguments, checkpoint=tmp_path)
-    with pytest.raises(ValueError, match=r"must be resumed with what it was begun with, but hold was 100\.0 and is now 1\.0"):
-        prune(build("resnet-pad"), pictures(), hold=1.0, **arguments, resume=tmp_path)
-    again = prune(build("resnet-pad"), pictures(), hold=100.0, **arguments, resume=tmp_path)
-    assert_same_bits(again.model, fingerprint(held.model))
-
-
-@pytest.mark.parametrize("cost_power", [0.0, 0.5])
-@pytest.mark.parametrize("name", ["vgg", "resnet-pad", "mobilenet", "densenet"])
-def test_scores_that_stand_still_need_no_hold(name: str, cost_power: float) -> None:
-    """Rivals whose scores are taken once are the same with any hold, bit by bit."""
-    arguments: dict[str, Any] = {"rule": "frozen", "cost_power": cost_power, **QUICK, "epochs": 4, "batch_size": 8}
-    free, held = (prune(build(name), pictures(classes=10), 0.6, hold=hold, **arguments) for hold in (0.0, 100.0))
-    assert_same_bits(held.model, fingerprint(free.model))
-
-
-# Surgery on the way
-
-
-def watch_cuts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Notes at which step surgery happens, and how many parameters are left."""
-    seen: list[tuple[int, int]] = []
-    step, remove = [0], pruning.Pruning.remove
-
-    def before(self: Any, now: int) -> None:
-        step[0] = now
-        look(self, now)
-
-    def watched(self: Any, kept: dict[str, Tensor]) -> None:
-        remove(self, kept)
-        seen.append((step[0], count_params(self.model)))
-
-    look = pruning.Pruning.before_step
-    monkeypatch.setattr(pruning.Pruning, "before_step", before)
-    monkeypatch.setattr(pruning.Pruning, "remove", watched)
-    return seen
-
-
-@pytest.mark.parametrize("name", ["vgg", "resnet-pad", "mobilenet", "densenet", "grouped"])
-def test_network_shrinks_at_every_cut(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    seen, model = watch_cuts(monkeypatch), build(name)
-    classes = model(torch.zeros(1, *EXAMPLE.shape[1:])).shape[1]
-    result = prune(model, pictures(classes=classes), 0.5, cuts=3, **{**QUICK, "epochs": 10, "batch_size": 8})
-    steps = 10 * 6
-    assert [step for step, _ in seen] == [10, 20, 30]  # a third, two thirds and all of the ramp's 30 steps, looked at every fifth
-    for step, params in seen:
-        assert params <= (1 - schedule(step / steps, 0.5, 0.5)) * count_params(model)
-    left = [count_params(model), *(params for _, params in seen)]
-    assert left == sorted(left, reverse=True)
-    assert left[0] > left[1]
-    assert seen[-1][1] == count_params(result.model) == cost(result.graph, result.kept)  # type: ignore[arg-type]
-    assert result.report is not None
-    assert result.report.achieved() >= 0.5
-
-
-@pytest.mark.parametrize("name", ["vgg", "resnet-conv", "densenet"])
-def test_cuts_of_fixed_scores_keep_the_same_channels(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Scores that never change, compared as they are, without a fill: it is all one when the channels go."""
-    monkeypatch.setattr(pruning, "threshold", lambda graph, scores, rate, **k: threshold(graph, scores, rate, **{**k, "fill": False}))
-    arguments: dict[str, Any] = {"rule": "frozen", "cost_power": 0.0, **QUICK, "epochs": 6, "batch_size": 8}
-    graph = trace(build(name), EXAMPLE)
-    scores = graph.split(torch.rand(len(graph), generator=torch.Generator().manual_seed(3)))
-    runs = [prune(build(name), pictures(classes=10), 0.6, scores=scores, cuts=cuts, **arguments) for cuts in (1, 4)]
-    for group, kept in runs[0].kept.items():
-        assert torch.equal(kept, runs[1].kept[group])
-
-
-@pytest.mark.parametrize("round_to", [1, 4])
-def test_run_with_cuts_goes_on_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, round_to: int) -> None:
-    """Stopped after every epoch: before the first cut, between cuts, and after the last."""
-    arguments: dict[str, Any] = {"rate": 0.5, "cuts": 3, "round_to": round_to, **QUICK, "epochs": 8, "batch_size": 8}
-    whole = prune(build("resnet-pad"), pictures(), **arguments)
-    for epoch in range(1, 8):
-        with monkeypatch.context() as patched:
-            stop_after(patched, epoch)
-            with pytest.raises(Stopped):
-                prune(build("resnet-pad"), pictures(), **arguments, **({"checkpoint": tmp_path} if epoch == 1 else {"resume": tmp_path}))
-    again = prune(build("resnet-pad"), pictures(), **arguments, resume=tmp_path)
-    assert_same_bits(again.model, fingerprint(whole.model))
-    assert all(torch.equal(kept, again.kept[name]) for name, kept in whole.kept.items())
-    assert [r["removed"] for r in again.history] == [r["removed"] for r in whole.history]
-
-
-@pytest.mark.parametrize("unit", ["macs", "channels"])
-def test_cuts_meet_the_rate_in_every_unit(monkeypatch: pytest.MonkeyPatch, unit: str) -> None:
-    seen = watch_cuts(monkeypatch)
-    result = prune(build("vgg"), pictures(classes=10), 0.4, unit=unit, cuts=2, **{**QUICK, "epochs": 4, "batch_size": 8})
-    assert len(seen) == 2
-    assert result.report is not None
-    assert result.report.achieved() >= 0.4
-
-
-def test_cut_that_would_put_the_rate_out_of_reach_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, whole = watch_cuts(monkeypatch), trace(build("vgg"), EXAMPLE)
-    monkeypatch.setattr(pruning, "largest_rate", lambda graph, *unit: largest_rate(graph, *unit) if len(graph) == len(whole) else 0.0)
-    result = prune(build("vgg"), pictures(classes=10), 0.5, cuts=3, **{**QUICK, "epochs": 4, "batch_size": 8})
-    assert len(seen) == 1
-    assert result.report is not None
-    assert result.report.achieved() >= 0.5
