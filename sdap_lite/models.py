@@ -304,6 +304,7 @@ NETS: dict[str, Callable[..., nn.Module]] = {
     "mobilenetv2": mobilenetv2,
     "densenet40": densenet40,
     "torchvision:resnet18": lambda in_channels, classes, **pretrained: stock("resnet18", num_classes=classes, **pretrained),
+    "torchvision:densenet121": lambda in_channels, classes, **pretrained: stock("densenet121", num_classes=classes, **pretrained),
     "torchvision:mobilenet_v2": lambda in_channels, classes, **pretrained: stock("mobilenet_v2", num_classes=classes, **pretrained),
 }
 

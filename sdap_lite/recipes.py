@@ -233,6 +233,17 @@ RECIPES: dict[str, Recipe] = {
         dense_lr=0.05,
         dense_batch=64,
     ),
+    # Concatenations: every layer reads all before it
+    "headline-densenet121-imagenette": Recipe(
+        "torchvision:densenet121",
+        "imagenette",
+        8,
+        _small_batches({**CUT_EARLY, **STRONGEST, **TRAINED_ON}),
+        size=64,
+        dense=20,
+        dense_lr=0.05,
+        dense_batch=64,
+    ),
 }
 # For one GPU, with the dense networks; what is recorded, nine runs at a time, took ten minutes of an H200
 RECIPES |= {
