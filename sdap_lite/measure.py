@@ -102,10 +102,11 @@ def best_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def predict(model: nn.Module, split: Split, images: Images, *, mode: str = "fp32", batch_size: int = 512) -> Tensor:
+def predict(model: nn.Module, split: Split, images: Images, *, mode: str = "fp32", batch_size: int | None = None) -> Tensor:
     """The logits of all images of a split: float32 of shape [n, classes], on the CPU."""
     dtype, layout = MODES[mode]
     device = next(model.parameters()).device
+    batch_size = batch_size or (64 if device.type == "cpu" else 512)  # what a CPU's caches hold goes through twice as fast
     logits = []
     with evaluating(model), torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=dtype != torch.float32):
         for x, _ in batches(split, batch_size, images):
