@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from nets import EXAMPLE, build, pictures
 
@@ -46,11 +47,10 @@ def examples() -> dict[str, Callable[[], Figure]]:
         "accuracy_by_share": lambda: plots.accuracy_by_share(
             [0, 0.5, 1], {"worst first": [[0.9, 0.5, 0.1], [0.9, 0.6, 0.1]], "random": [[0.9, 0.4, 0.1]]}, 0.9, NOTE
         ),
-        "redundancy": lambda: plots.redundancy(torch.corrcoef(torch.rand(6, 20)), "conv1", [6, 8], [3, 5], NOTE),
+        "redundancy": lambda: plots.redundancy(torch.corrcoef(torch.rand(6, 20)), "conv1", [6, 8], [3, 5], [6, 7], NOTE),
         "latency_by_width": lambda: plots.latency_by_width([4, 8, 16], [1.0, 2.0, 5.0], [10, 40, 160]),
         "prediction": lambda: plots.prediction({"small step": pair, "whole channel": pair}, NOTE),
         "score_pairs": lambda: plots.score_pairs({"rms": pair, "signed": pair}, "first half", "second half", NOTE),
-        "front": lambda: plots.front([{**row, "achieved": row["rate"]} for row in rows], [str(row["rule"]) for row in rows], 0.85, NOTE),
         "effects": lambda: plots.effects({"75 %": {"a": (0.5, 0.1), "b": (-2.0, 0.3)}, "90 %": {"a": (1.5, 0.1), "b": (0.0, 0.3)}}, 1.0, NOTE),
         "recorded_rows": lambda: plots.recorded_rows(rows, [str(row["rule"]) for row in rows], 0.85, NOTE),
         "group_matrix": lambda: plots.group_matrix({"residual": graph, "plain": trace(build("vgg"), EXAMPLE)}),
@@ -204,3 +204,11 @@ def test_effects_have_a_band_for_each_panel() -> None:
     assert [axes.patches[0].get_width() for axes in figure.axes] == pytest.approx([0.8, 1.2])
     dots = [axes.lines[0].get_color() for axes in figure.axes]
     assert dots[0] != dots[1] == plots.BASELINE, "what lies within the band is grey"
+
+
+def test_runs_far_below_are_written_at_the_edge() -> None:
+    rows = [{"rate": 0.75, "test": test} for test in (0.84, 0.2)]
+    (axis, *_) = plots.recorded_rows(rows, ["near", "far"], 0.85, NOTE, within=10).axes
+    assert [text.get_text() for text in axis.texts] == ["◂ 20.0 %"]
+    dots = [dots for dots in axis.collections if isinstance(dots, PathCollection)]
+    assert [dots.get_offsets().tolist() for dots in dots] == [[[84.0, 0.0]]]

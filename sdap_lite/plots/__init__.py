@@ -23,7 +23,7 @@ from .channels import (
     schedules,
     score_pairs,
 )
-from .findings import attention, cost_growth, effects, front, hours_by_devices, lost_by_rate, rank_and_share, ratios, time_parts
+from .findings import attention, cost_growth, effects, hours_by_devices, lost_by_rate, rank_and_share, ratios, time_parts
 from .run import class_likeness, epochs_by_seed, gradient_by_temperature, kept_by_step, newly_wrong, recovery, run_by_step, soft_answers
 from .style import BASELINE, MARKERS, PALETTE, baseline, footnote, new_figure
 from .surgery import before_and_after, channel_map, cut_by_hand, drift, latencies, leaks, shares_left, shortcut_channels
@@ -46,7 +46,6 @@ __all__ = [
     "effects",
     "epochs_by_seed",
     "footnote",
-    "front",
     "gradient_by_temperature",
     "group_matrix",
     "hours_by_devices",

@@ -107,7 +107,7 @@ def accuracy_by_share(shares: Sequence[float], curves: dict[str, Sequence[Sequen
     return footnote(figure, note)
 
 
-def redundancy(correlations: Tensor, layer: str, widths: Sequence[int], dimensions: Sequence[int], note: str) -> Figure:
+def redundancy(correlations: Tensor, layer: str, widths: Sequence[int], dimensions: Sequence[int], unrelated: Sequence[int], note: str) -> Figure:
     """How alike a layer's channels are, and how many directions each layer really uses.
 
     Args:
@@ -115,6 +115,7 @@ def redundancy(correlations: Tensor, layer: str, widths: Sequence[int], dimensio
         layer: its name.
         widths: channels of each layer.
         dimensions: of each layer, how many principal directions hold 95 % of the variance.
+        unrelated: the same for channels that know nothing of one another.
         note: which images it was measured on.
     """
     figure, axes = new_figure(2)
@@ -131,6 +132,7 @@ def redundancy(correlations: Tensor, layer: str, widths: Sequence[int], dimensio
     figure.colorbar(image, ax=axes[0], label="correlation", shrink=0.8)
     places = range(1, len(widths) + 1)
     axes[1].bar(places, dimensions, color=PALETTE[0], label="directions with 95 % of the variance")
+    axes[1].plot(places, unrelated, MARKERS[0], color=PALETTE[1], markersize=5, label="the same, channels unrelated")
     axes[1].step([0.5, *(p + 0.5 for p in places)], [widths[0], *widths], where="pre", color=BASELINE, linestyle="--", linewidth=1.2, label="channels")
     axes[1].set_xticks(list(places), [str(p) for p in places], fontsize="small")
     axes[1].set_ylim(0, 1.3 * max(widths))
@@ -206,7 +208,7 @@ def score_pairs(pairs: dict[str, tuple[Tensor, Tensor]], xlabel: str, ylabel: st
     return footnote(figure, note)
 
 
-def recorded_rows(rows: Sequence[dict[str, Any]], names: Sequence[str], dense: float, note: str) -> Figure:
+def recorded_rows(rows: Sequence[dict[str, Any]], names: Sequence[str], dense: float, note: str, *, within: float = 100.0) -> Figure:
     """Recorded test accuracies: every run a dot, their mean and standard deviation beside it; a panel a rate.
 
     Args:
@@ -214,8 +216,10 @@ def recorded_rows(rows: Sequence[dict[str, Any]], names: Sequence[str], dense: f
         names: for each row what to call it; runs of one name are seeds of one setting.
         dense: test accuracy of the network before pruning.
         note: which images it was measured on, and that it is recorded.
+        within: how many points below the dense network the picture reaches; what ends further down is written at its edge.
     """
     rates, kinds = sorted({row["rate"] for row in rows}), list(dict.fromkeys(names))
+    lowest = 100 * dense - within
     figure, axes = new_figure(len(rates), height=1.6 + 0.38 * len(kinds))
     for axis, rate in zip(axes, rates, strict=True):
         for place, kind in enumerate(kinds):
@@ -223,6 +227,9 @@ def recorded_rows(rows: Sequence[dict[str, Any]], names: Sequence[str], dense: f
             if not values:
                 continue
             color, mean = PALETTE[place % len(PALETTE)], sum(values) / len(values)
+            if mean < lowest:
+                axis.text(0.01, place, f"◂ {mean:.1f} %", transform=axis.get_yaxis_transform(), va="bottom", fontsize="x-small", color=BASELINE)
+                continue
             spread = (sum((v - mean) ** 2 for v in values) / max(1, len(values) - 1)) ** 0.5
             axis.scatter(values, [place] * len(values), s=12, color=color, alpha=0.6)
             axis.errorbar(mean, place + 0.25, xerr=spread, marker=MARKERS[place % len(MARKERS)], color=color, capsize=3)

@@ -3,40 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from .describe import DescribedFigure
 from .style import BASELINE, MARKERS, PALETTE, baseline, footnote, new_figure
-
-
-def front(rows: Sequence[dict[str, Any]], names: Sequence[str], dense: float, note: str) -> Figure:
-    """Accuracy over size: for each method a line from rate to rate, through the means over its seeds.
-
-    Args:
-        rows: recorded runs, each with ``achieved`` and ``test``.
-        names: for each row the method; rows of one method and rate are its seeds.
-        dense: test accuracy of the network before pruning.
-        note: which images it was measured on, and that it is recorded.
-    """
-    figure, (axis,) = new_figure(height=4.0)
-    for i, kind in enumerate(dict.fromkeys(names)):
-        chosen = [row for row, name in zip(rows, names, strict=True) if name == kind]
-        points = []
-        for rate in sorted({row["rate"] for row in chosen}):
-            runs = torch.tensor([[100 * (1 - row["achieved"]), 100 * row["test"]] for row in chosen if row["rate"] == rate])
-            points.append((*runs.mean(0).tolist(), float(runs[:, 1].std(correction=min(1, len(runs) - 1)))))
-        left, test, spread = zip(*points, strict=True)
-        axis.errorbar(left, test, yerr=spread, marker=MARKERS[i % len(MARKERS)], markersize=5, color=PALETTE[i % len(PALETTE)], capsize=3, label=kind)
-    baseline(axis, 100 * dense, "dense")
-    axis.set_xlabel("parameters left (%)")
-    axis.set_ylabel("test accuracy (%)")
-    figure.legend(*axis.get_legend_handles_labels(), fontsize="x-small", loc="outside right center")
-    return footnote(figure, note)
 
 
 def effects(found: dict[str, dict[str, tuple[float, float]]], chance: float | dict[str, float], note: str, *, zero: str = "all defaults") -> Figure:

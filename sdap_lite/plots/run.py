@@ -67,7 +67,7 @@ def gradient_by_temperature(temperatures: Sequence[float], sizes: dict[str, Sequ
 
     Args:
         temperatures: ascending.
-        sizes: name → norm of the gradient by the student's logits at each temperature.
+        sizes: name → norm of the gradient with respect to the student's logits at each temperature.
         labels: the same norm for the cross-entropy with the labels.
         note: which images it was measured on.
     """
@@ -79,7 +79,7 @@ def gradient_by_temperature(temperatures: Sequence[float], sizes: dict[str, Sequ
     axis.set_yscale("log")
     axis.set_xticks(list(temperatures), [str(t) for t in temperatures])
     axis.set_xlabel("temperature T")
-    axis.set_ylabel("norm of the gradient by the logits")
+    axis.set_ylabel("norm of the gradient with respect to the logits")
     axis.legend(fontsize="small")
     return footnote(figure, note)
 

@@ -292,7 +292,7 @@ def cosine_schedule(answer: Callable[[float, float, float], float]) -> str | Non
     "4.1", "The softmax of z / T is about 1 / classes + centred z / (T classes). The gradient has a factor 1 / T, and the loss a factor T² and a mean over n."
 )
 def very_hot(answer: Callable[[Tensor, Tensor], Tensor]) -> str | None:
-    """``hot_gradient(z_s, z_t)``: the limit of the loss's gradient by the student's logits."""
+    """``hot_gradient(z_s, z_t)``: the limit of the loss's gradient with respect to the student's logits."""
     z_s, z_t = torch.randn(2, 5, 7, dtype=torch.float64)
     z = z_s.clone().requires_grad_()
     distillation_loss(z, z_t, torch.zeros(5, dtype=torch.long), temperature=1e5, alpha=1.0).backward()
