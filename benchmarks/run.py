@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 import sdap_lite as sdap
+from sdap_lite import provenance
 from sdap_lite.checkpoint import read_sealed, write_sealed
 
 HERE = Path(__file__).parent
@@ -49,10 +50,9 @@ def versions(*names: str) -> dict[str, str]:
 
 def card(name: str) -> dict[str, Any]:
     """All that the figures depend on."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE)
     return {
         "command": f"make bench ONLY={name}",
-        "commit": commit.stdout.strip(),
+        "commit": provenance.commit(),
         "date": time.strftime("%Y-%m-%d"),
         "seed": 0,
         "hardware": f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s)" + graphics(),

@@ -11,9 +11,7 @@ torchvision's own class, for images of three channels.
 import argparse
 import hashlib
 import json
-import platform
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,7 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from sdap_lite import data, measure, models
+from sdap_lite import data, measure, models, provenance
 from sdap_lite.train import train
 
 FILES = Path(models.__file__).parent / "bundled"
@@ -75,7 +73,7 @@ def main() -> None:
     images = data.load(args.data, size=args.size)
     torch.manual_seed(args.seed)
     model = build(args.net, images.train.images.shape[1], len(images.classes))
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    commit = provenance.commit()
     start = time.time()
     recipe = {"epochs": args.epochs, "lr": args.lr, "batch_size": args.batch_size, "seed": args.seed}
     result = train(model, images, **recipe, mode=args.mode, checkpoint=args.checkpoint, resume=args.resume)
@@ -87,8 +85,8 @@ def main() -> None:
         "validation accuracy": result.history[-1]["validation"],
         "settings": result.settings,
         "seconds": round(time.time() - start),
-        "hardware": f"{platform.machine()} CPU, {args.threads} thread(s)",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "hardware": provenance.hardware(result.settings["device"]),
+        "versions": provenance.versions(),
     }
     card = write(model, images, FILES / f"{args.net}-{args.data}", about, result.history)
     print({k: card[k] for k in ("net", "data", "parameters", "validation accuracy", "test accuracy", "seconds")})

@@ -82,6 +82,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     saving.save(model.half(), FOLDER / name)
     about = {key: record["card"][key] for key in ("command", "commit", "data", "settings", "hardware", "versions")}
+    about |= {key: row[key] for key in ("commit", "hardware") if key in row}  # the record's are those of its last process
     of_row = {key: value for key, value in row.items() if key not in ("milliseconds", "milliseconds spread")}
     card = {"net": row["net"], "in_channels": sizes["in_channels"], "classes": list(images.classes), "dense": dense, "pruned": of_row, **about}
     write_sealed(FOLDER / f"{name}.card.json", card)

@@ -6,8 +6,6 @@ writes ``sdap_lite/bundled/results/sweep.json``: a card with all that the figure
 (the dense network) on. Rows that the file has already are not run again, so a killed command goes on where it was.
 """
 
-import platform
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 from torch import nn
 
 import sdap_lite as sdap
+from sdap_lite import provenance
 from sdap_lite.checkpoint import read_sealed, write_sealed
 from sdap_lite.measure import predict
 
@@ -31,13 +30,13 @@ def card(full: sdap.Images, images: sdap.Images) -> dict[str, Any]:
     held_out, training = (f"{len(part):,}" for part in images.hold_out())
     return {
         "command": "python scripts/sweep.py",
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip(),
+        "commit": provenance.commit(),
         "data": f"{full.note}: {training} training images, {held_out} others for validation, all {len(full.test):,} test images",
         "classes": list(full.classes),
         "net": "vgg",
         "settings": SETTINGS,
-        "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "sdap_lite": sdap.__version__},
+        "hardware": provenance.hardware(),
+        "versions": provenance.versions(),
     }
 
 
@@ -50,7 +49,7 @@ def confusion(model: nn.Module, images: sdap.Images) -> list[list[int]]:
 def row(rate: float, model: nn.Module, images: sdap.Images, widths: dict[str, int]) -> dict[str, Any]:
     """What the page shows of one network."""
     table = confusion(model, images)
-    example = torch.zeros(1, *images.train.images.shape[1:])
+    example = torch.zeros(1, *images.train.images.shape[1:], device=next(model.parameters()).device)
     return {
         "rate": rate,
         "test": sum(table[i][i] for i in range(len(table))) / len(images.test),

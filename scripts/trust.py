@@ -21,9 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import sdap_lite
+from sdap_lite import provenance
 from sdap_lite.checkpoint import write_sealed
 
 ROOT = Path(sdap_lite.__file__).parents[1]
@@ -106,10 +105,10 @@ def main() -> None:
         counts[step] = STEPS[step]()
         counts[step]["card"] = {
             "command": f"python scripts/trust.py {step}" + (f" --examples {args.examples}" if step in ("files", "networks") else ""),
-            "commit": subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip(),
+            "commit": provenance.commit(),
             "seconds": round(time.time() - start),
             "hardware": f"{platform.system()}, {platform.machine()} CPU, 1 thread",
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "sdap_lite": sdap_lite.__version__},
+            "versions": provenance.versions(),
         }
         print(f"{step}: {counts[step]}", flush=True)
         write_sealed(RECORD, counts)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,18 +20,34 @@ from .train import prune as run_prune
 
 app = typer.Typer(help="Prunes channels of convolutional networks.", no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 
-NET = "A network of sdap_lite.models, one of torchvision's ('torchvision:resnet18'), or a function of yours that builds one ('package.module:function')."
+NAMES = [name for name in models.NETS if ":" not in name]
+NET = f"One of {', '.join(NAMES)}, one of torchvision's ('torchvision:resnet18'), or a function of yours that builds one ('package.module:function')."
 Net = Annotated[str, typer.Option(help=NET)]
 Data = Annotated[str, typer.Option("--data", help=f"One of {', '.join(data.SETS)}.")]
 Root = Annotated[Path | None, typer.Option(help="Where the images are; default: $SDAP_DATA, else ~/.cache/sdap_lite.")]
 Size = Annotated[int | None, typer.Option(help="Resize images to this many pixels a side.")]
 
 
-def _images(name: str, root: Path | None, size: int | None) -> data.Images:
+@contextmanager
+def _sentences(*more: type[Exception]) -> Iterator[None]:
+    """What is given wrongly, or stops a run, is said in a sentence, without a traceback.
+
+    Args:
+        *more: kinds of errors that may be expected here beside the usual ones.
+    """
+    expected: tuple[type[Exception], ...] = (ValueError, FloatingPointError, OSError, SurgeryError, data.DatasetUnavailable, *more)
     try:
-        return data.load(name, root, size=size)
-    except (ValueError, data.DatasetUnavailable) as error:
+        yield
+    except expected as error:
         raise typer.BadParameter(str(error)) from error
+    except KeyboardInterrupt as stop:
+        typer.echo(str(stop) or "stopped", err=True)
+        raise typer.Exit(130) from stop
+
+
+def _images(name: str, root: Path | None, size: int | None) -> data.Images:
+    with _sentences():
+        return data.load(name, root, size=size)
 
 
 def _build(net: str, images: data.Images | None, pretrained: str | None, channels: int = 3, classes: int = 10) -> nn.Module:
@@ -37,18 +55,16 @@ def _build(net: str, images: data.Images | None, pretrained: str | None, channel
     channels = channels if images is None else images.train.images.shape[1]
     classes = classes if images is None else len(images.classes)
     source, _, name = net.rpartition(":")
-    try:
+    with _sentences(ImportError, AttributeError):
         if source == "torchvision":
             return models.stock(name, pretrained=pretrained, num_classes=classes)
         if source and pretrained:
             raise ValueError(f"pretrained must name weights that come with the library, which has none for {net}, got {pretrained!r}: give --weights")
         if source:
             return getattr(importlib.import_module(source), name)()
-        if name not in ("resnet20", "resnet56", "vgg", "mobilenetv2", "densenet40"):
-            raise ValueError(f"net must be resnet20, resnet56, vgg, mobilenetv2, densenet40, torchvision:NAME or module:function, got {net!r}")
-        return getattr(models, name)(pretrained=pretrained, in_channels=channels, classes=classes)
-    except (ValueError, ImportError, AttributeError) as error:
-        raise typer.BadParameter(str(error)) from error
+        if name not in NAMES:
+            raise ValueError(f"net must be {', '.join(NAMES)}, torchvision:NAME or module:function, got {net!r}")
+        return models.NETS[name](pretrained=pretrained, in_channels=channels, classes=classes)
 
 
 def _shipped(net: str, name: str) -> str | None:
@@ -105,14 +121,9 @@ def prune(
     else:
         _note_weights(net, pretrained, images)
     _check_out(model, out)
-    try:
+    with _sentences():
         how: dict[str, Any] = {"lr": lr, "seed": seed, "mode": mode, "replay": replay, "checkpoint": checkpoint, "resume": resume}
         result = run_prune(model, images, rate, epochs=epochs, unit=unit, round_to=round_to, **how)
-    except (ValueError, FloatingPointError, OSError, SurgeryError) as error:
-        raise typer.BadParameter(str(error)) from error
-    except KeyboardInterrupt as stop:
-        typer.echo(stop, err=True)
-        raise typer.Exit(130) from stop
     typer.echo(result)
     _write(result.model, out, resume or checkpoint)
 
@@ -150,7 +161,8 @@ def export(
 ) -> None:
     """Writes a pruned network as ONNX, checked against ONNX Runtime (needs the extra 'export')."""
     model = _load_saved(saved, _build(net, None, None, channels, classes))
-    difference = saving.export_onnx(model, out, torch.zeros(1, channels, size, size))
+    with _sentences(ImportError, RuntimeError):
+        difference = saving.export_onnx(model, out, torch.zeros(1, channels, size, size))
     typer.echo(f"written: {out}; ONNX Runtime differs by {difference:.1e}")
 
 
@@ -207,11 +219,9 @@ def experiment(
         return
     if threads is not None:
         torch.set_num_threads(threads)
-    try:
+    with _sentences():
         for line in experiments.run(name, seeds=seeds, out=out, work=work, scale=scale, arms=tuple(arm or ()), teacher=teacher, mode=mode, root=root):
             typer.echo(line)
-    except (ValueError, data.DatasetUnavailable) as error:
-        raise typer.BadParameter(str(error)) from error
 
 
 def _check_out(model: nn.Module, out: Path) -> None:
@@ -234,10 +244,8 @@ def _write(model: nn.Module, out: Path, folder: Path | None) -> None:
 
 
 def _load_saved(path: Path, model: nn.Module) -> nn.Module:
-    try:
+    with _sentences():
         return saving.load(path, model)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -24,13 +25,26 @@ __all__ = ["l1", "norm_scales", "random", "reinitialise", "taylor", "uniform"]
 
 
 def norm_scales(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
-    """Each channel's largest batch-norm scale: the scores of network slimming (Liu et al. 2017)."""
-    flat = torch.zeros(len(graph))
+    """Each channel's largest batch-norm scale: the scores of network slimming (Liu et al. 2017).
+
+    It prunes only what has a scale: a channel without a batch norm gets the largest one found.
+
+    Args:
+        model: stays as it is.
+        graph: of the model.
+
+    Raises:
+        ValueError: there are channels that may go, but none of them has a batch norm with a weight.
+    """
+    flat = torch.full((len(graph),), -1.0)  # below any scale
     for name, layer in graph.layers.items():
-        scale = getattr(model.get_submodule(name), "weight", None) if layer.kind == "norm" else None
-        if scale is not None:
-            flat.scatter_reduce_(0, layer.outputs, scale.detach().abs().float().cpu(), "amax")
-    return graph.split(flat)
+        module = model.get_submodule(name) if layer.kind == "norm" else None
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
+            flat.scatter_reduce_(0, layer.outputs, module.weight.detach().abs().float().cpu(), "amax")
+    found = flat[graph.removable]
+    if len(found) and float(found.max()) < 0:
+        raise ValueError("the model must have a batch norm with a weight on a channel that may go, to be scored by its scales, but has none: give scores=")
+    return graph.split(torch.where(flat < 0, flat.max(), flat))
 
 
 def l1(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
@@ -63,10 +77,15 @@ def taylor(model: nn.Module, graph: ChannelGraph, images: Images, *, steps: int 
         model: stays as it is; it runs in eval mode.
         graph: of the model.
         images: the set; its training part is used.
-        steps: batches to average over, or as many as there are.
+        steps: batches to average over, from 1 on, or as many as there are.
         batch_size: images a batch.
         seed: which images, and how they are augmented.
+
+    Raises:
+        ValueError: ``steps`` is no whole number from 1 on.
     """
+    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
+        raise ValueError(f"steps must be a whole number from 1 on, got {steps!r}")
     model = copy.deepcopy(model).eval()
     device = next(model.parameters()).device
     squares = []

@@ -33,6 +33,9 @@ def cost(graph: ChannelGraph, kept: dict[str, Tensor] | None = None, unit: str =
         unit: ``"params"``, ``"macs"`` (as :func:`sdap_lite.count_macs`, but fused operations too), ``"channels"``, or
             ``"latency"`` (nanoseconds, one example), if the graph has times (:func:`sdap_lite.time_layers`).
 
+    Raises:
+        ValueError: the unit is unknown, or it is latency and the graph has no times; ``kept`` does not fit the graph or holds no bools.
+
     >>> from sdap_lite import trace, models
     >>> cost(trace(models.ResNet(20), torch.zeros(1, 3, 32, 32)))
     269722
@@ -41,7 +44,16 @@ def cost(graph: ChannelGraph, kept: dict[str, Tensor] | None = None, unit: str =
 
 
 def channel_costs(graph: ChannelGraph, kept: dict[str, Tensor] | None = None, unit: str = "params") -> dict[str, Tensor]:
-    """What each channel alone would save, to first order: float64 for each prunable group, at the widths of ``kept``."""
+    """What each channel alone would save, to first order: float64 for each prunable group, at the widths of ``kept``.
+
+    Args:
+        graph: of the whole network.
+        kept: a bool tensor for each prunable group; default: everything.
+        unit: as for :func:`cost`.
+
+    Raises:
+        ValueError: as :func:`cost`.
+    """
     return graph.split(_counter(graph, unit).marginal(_flat(graph, kept)))
 
 
@@ -136,7 +148,12 @@ def largest_rate(graph: ChannelGraph, unit: str = "params", round_to: int = 1) -
     """The largest rate that can be asked for: every layer keeps one channel (or ``round_to``), and what must stay."""
     counter = _counter(graph, unit)
     least = counter.cost(_cheapest(graph, counter, round_to))
-    return math.floor((1 - least / counter.cost(torch.ones(len(graph), dtype=torch.bool))) * 1e4) / 1e4
+    return math.floor(share_gone(counter.cost(torch.ones(len(graph), dtype=torch.bool)), least) * 1e4) / 1e4
+
+
+def share_gone(before: int, after: int) -> float:
+    """The share of a cost that is saved; of nothing, nothing is."""
+    return 1 - after / before if before else 0.0
 
 
 def check_rate(rate: float) -> None:
@@ -175,7 +192,7 @@ class Report:
     def achieved(self, unit: str | None = None) -> float:
         """The removed share."""
         unit = unit or self.unit
-        return 1 - self.after[unit] / self.before[unit]
+        return share_gone(self.before[unit], self.after[unit])
 
     def __str__(self) -> str:
         asked = "" if self.asked is None else f", {self.asked:.2%} of {self.unit} asked for"
@@ -188,7 +205,17 @@ class Report:
 
 
 def report(graph: ChannelGraph, kept: dict[str, Tensor], *, asked: float | None = None, unit: str = "params") -> Report:
-    """What keeping ``kept`` costs, in every unit (latency too, if the graph has times), and the width of every group."""
+    """What keeping ``kept`` costs, in every unit (latency too, if the graph has times), and the width of every group.
+
+    Args:
+        graph: of the whole network.
+        kept: a bool tensor for each prunable group.
+        asked: the rate asked for.
+        unit: what it counts.
+
+    Raises:
+        ValueError: ``kept`` does not fit the graph or holds no bools.
+    """
     units = UNITS if graph.times is None else (*UNITS, "latency")
     before = {u: cost(graph, None, u) for u in units}
     after = {u: cost(graph, kept, u) for u in units}
@@ -201,7 +228,7 @@ def report(graph: ChannelGraph, kept: dict[str, Tensor], *, asked: float | None 
 def _line(name: str, before: int, after: int) -> str:
     """A line of the report; what is no count is a time."""
     shown = [f"{n:,}" if name in UNITS else f"{n / 1e6:,.3f} ms" for n in (before, after)]
-    return f"  {name:9} {shown[0]:>13} -> {shown[1]:>13}  ({1 - after / before:.2%} gone)"
+    return f"  {name:9} {shown[0]:>13} -> {shown[1]:>13}  ({share_gone(before, after):.2%} gone)"
 
 
 def _flat(graph: ChannelGraph, kept: dict[str, Tensor] | None) -> Tensor:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import os
-import tempfile
+import secrets
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -60,12 +60,13 @@ def write_together(files: dict[Path, Callable[[str], Any]], *, previous: Path | 
     temporary = {}
     try:
         for path, write in files.items():
-            handle, temporary[path] = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-            os.close(handle)
+            temporary[path] = str(path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp"))
+            with open(temporary[path], "xb") as file:
+                rights = os.fstat(file.fileno()).st_mode & 0o777  # those that the user's umask leaves
             write(temporary[path])
             with open(temporary[path], "rb+") as file:
                 os.fsync(file.fileno())
-            os.chmod(temporary[path], 0o644)
+            os.chmod(temporary[path], rights)  # safetensors puts a file in its place that nobody else may read
         for path in files:
             if previous is not None and path.exists():
                 os.replace(path, previous)
@@ -82,7 +83,7 @@ def fingerprint(tensors: Iterable[Tensor]) -> str:
     """Sixteen digits that tell these numbers from all others."""
     digest = hashlib.sha256()
     for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().numpy().data)
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)  # NumPy has no bfloat16
     return digest.hexdigest()[:16]
 
 

@@ -36,7 +36,11 @@ def plain(value: Any) -> Any:
 
 
 def check_device(device: str | torch.device | None) -> torch.device:
-    """The device, if this PyTorch can compute on it; None: the best one."""
+    """The device, if this PyTorch can compute on it; None: the best one.
+
+    Raises:
+        ValueError: it cannot.
+    """
     if device is None:
         return best_device()
     try:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib import resources
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,7 +23,7 @@ from torch import Tensor
 from .checkpoint import read_sealed
 from .image_files import archives
 from .image_files.batch_files import read_cifar, read_downsampled
-from .image_files.trees import read_tree
+from .image_files.trees import has_jpegs, read_tree
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
@@ -43,6 +44,9 @@ class Split:
     Attributes:
         images: uint8, shape [n, channels, height, width].
         labels: int64, shape [n], from 0 on.
+
+    Raises:
+        ValueError: they are no tensors, or not of these types and shapes.
     """
 
     images: Tensor
@@ -75,6 +79,9 @@ class Split:
             spare: whether a class gives more than half of its images only when all have given half, and its last one
                 only when no other is left.
 
+        Raises:
+            ValueError: the count does not lie between.
+
         >>> split = Split(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.arange(10) % 2)
         >>> few, rest = split.divide(4)
         >>> sorted(few.labels.tolist()), len(rest)
@@ -101,6 +108,9 @@ class Images:
         std: per channel, on the scale 0 to 1.
         note: what to say beside a figure measured on these images.
         validation: training images that are held out already; default: a run holds out its own.
+
+    Raises:
+        ValueError: a part has no images or images of another shape, a label is no class's number, or mean or deviation do not fit.
     """
 
     name: str
@@ -141,8 +151,13 @@ class Images:
         one no more than half of its own (:meth:`Split.divide`, ``spare``).
 
         Args:
-            share: of the training images, if no validation part is given already.
+            share: of the training images, above 0 and below 1, if no validation part is given already.
+
+        Raises:
+            ValueError: the share is none, or leaves nothing.
         """
+        if isinstance(share, bool) or not isinstance(share, Real) or not 0 < share < 1:
+            raise ValueError(f"share must be the share that is held out, above 0 and below 1, got {share!r}")
         if self.validation is not None:
             return self.validation, self.train
         return self.train.divide(max(1, round(share * len(self.train))), seed=0, spare=True)
@@ -201,13 +216,15 @@ def load(name: str, root: str | Path | None = None, *, size: int | None = None, 
 
     Raises:
         DatasetUnavailable: the set is not there and could not be downloaded.
-        ValueError: the name is unknown, or a file is not what it should be.
+        ValueError: the name is unknown, the size is no whole number from 1 on, or a file is not what it should be.
 
     >>> load("fashion-mini").test.images.shape
     torch.Size([2000, 1, 28, 28])
     """
     if name not in SETS:
         raise ValueError(f"name must be one of {', '.join(SETS)}, got {name!r}")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or size < 1):
+        raise ValueError(f"size must be a whole number of pixels from 1 on, got {size!r}")
     try:
         return _load(name, data_root(root), size, download)
     except DatasetUnavailable as error:
@@ -280,14 +297,15 @@ class _Set:
     folders: tuple[str, ...] = ()
     size: int = 32
     note: str = ""
+    arrays: bool = False  # as its authors hand it out; else it is JPEGs from the start
 
 
 SETS: dict[str, _Set] = {
-    "cifar10": _Set((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), ("cifar10",), 32, "CIFAR-10"),
-    "cifar100": _Set((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), ("cifar100",), 32, "CIFAR-100"),
+    "cifar10": _Set((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), ("cifar10",), 32, "CIFAR-10", arrays=True),
+    "cifar100": _Set((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), ("cifar100",), 32, "CIFAR-100", arrays=True),
     "imagenette": _Set(folders=("imagenette2-160", "imagenette2-320", "imagenette2", "imagenette"), size=160, note="Imagenette"),
-    "imagenet32": _Set(folders=("imagenet32",), size=32, note="downsampled ImageNet, 32 pixels"),
-    "imagenet64": _Set(folders=("imagenet64",), size=64, note="downsampled ImageNet, 64 pixels"),
+    "imagenet32": _Set(folders=("imagenet32",), size=32, note="downsampled ImageNet, 32 pixels", arrays=True),
+    "imagenet64": _Set(folders=("imagenet64",), size=64, note="downsampled ImageNet, 64 pixels", arrays=True),
     "fashion-mini": _Set((0.2860,), (0.3530,), (), 28, "Fashion-MNIST, a subset of 10,000 + 2,000"),
     "folder": _Set(size=64, note="an image folder"),
 }
@@ -295,14 +313,14 @@ SETS: dict[str, _Set] = {
 
 def _load(name: str, root: Path, size: int | None, download: bool) -> Images:
     known = SETS[name]
-    size = size or known.size
+    size = known.size if size is None else int(size)
     if name == "imagenette" and _find_tree(name, root) is None:
         _download(name, root, download)  # a tree, read below as one that was here: other ways would give other pixels
     if name == "fashion-mini":
         splits, classes, note = *_read_fashion_mini(), known.note
     elif tree := _find_tree(name, root):
         splits, classes = _read_tree(tree, size, keep=name != "folder")  # a folder of the user's own is left as it is
-        note = f"{known.note} (JPEG copy)" if name.startswith("cifar") else known.note
+        note = f"{known.note} (JPEG copy)" if known.arrays and has_jpegs(tree) else known.note
     else:
         splits, classes, note = *_read_original(name, root, download), known.note
     train, test = (_resize(s, size) for s in splits)

@@ -12,21 +12,22 @@ from __future__ import annotations
 
 import copy
 import itertools
-import platform
 import re
-import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from . import __version__, baselines, data, saving
+from . import baselines, data, provenance, saving
 from .channels import trace
-from .checkpoint import NAME, PREVIOUS, read_checkpoint, read_sealed, write_sealed
+from .checkpoint import NAME, PREVIOUS, fingerprint, read_checkpoint, read_sealed, write_atomically, write_sealed
 from .data import Images
 from .distill import ALPHA
 from .graph import ChannelGraph
@@ -84,7 +85,11 @@ def run(
         A line for each row, when it is written or left out.
 
     Raises:
-        ValueError: an argument won't do, or the file holds rows that were measured otherwise.
+        ValueError: an argument won't do, the file is damaged or holds rows that were measured otherwise, or another run uses a row's folder.
+        DatasetUnavailable: the images are neither here nor could they be downloaded.
+        FloatingPointError: the loss or a weight of a run is not finite.
+        OSError: a checkpoint or the file cannot be written.
+        KeyboardInterrupt: Ctrl-C; the same call goes on where it was.
     """
     if seeds < 1:
         raise ValueError(f"seeds must be a whole number from 1 on, got {seeds!r}")
@@ -139,20 +144,19 @@ class _Experiment:
     def about(self) -> dict[str, Any]:
         """All that the figures depend on."""
         held_out, training = (f"{len(part):,}" for part in self.images.hold_out())
-        device = f"{torch.cuda.get_device_name()} GPU" if torch.cuda.is_available() else f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
         recipe = {key: value for key, value in vars(self.recipe).items() if key not in ("arms", "images", "size", "all_validation") and value is not None}
         return {
             "command": f"python -m sdap_lite experiment {self.name}"
             + ("" if self.scale == 1 else f" --scale {self.scale:g}")
             + ("" if self.mode == MODE else f" --mode {self.mode}"),
-            "commit": _commit(),
+            "commit": provenance.commit(),
             "data": f"{self.full.note}: {training} training images, {held_out} others for validation, all {len(self.full.test):,} test images",
             "settings": {**recipe, "rates": list(self.recipe.rates), "size": self.full.train.images.shape[-1], "mode": self.mode},
             "scale": self.scale,
             "dense test": {},
             "parameters": {},
-            "hardware": device,
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "sdap_lite": __version__},
+            "hardware": provenance.hardware(),
+            "versions": provenance.versions(),
         }
 
     def read(self) -> None:
@@ -176,18 +180,32 @@ class _Experiment:
         for seed, rate, (arm, different) in itertools.product(seeds, self.recipe.rates, arms.items()):
             settings = self.settings(different, rate, seed)
             label = f"{arm}, rate {settings['rate']:g}, seed {seed}"
-            if any(row.get("arm", arm) == arm and all(row.get(k) == v for k, v in settings.items()) for row in self.rows):
+            self.read()
+            if self.has(arm, settings):
                 continue
             if "teacher" in settings and self.teacher is None:
                 yield f"{label}: left out, since it needs the weights of {settings['teacher']} (--teacher)"
                 continue
             row = self.measure(arm, settings)
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.path.with_name(f".{self.name}.lock")):  # several commands may measure rows of one file
-                self.read()
-                self.rows.append(row)
-                self.write()
-            yield f"{label}: {row['test']:.2%} of the test images, {row['achieved']:.2%} of the parameters gone, {row['seconds']:.0f} s"
+            if self.add(arm, settings, row):
+                yield f"{label}: {row['test']:.2%} of the test images, {row['achieved']:.2%} of the parameters gone, {row['seconds']:.0f} s"
+            else:
+                yield f"{label}: left out, since another command wrote it meanwhile"
+
+    def has(self, arm: str, settings: dict[str, Any]) -> bool:
+        """Whether the row is there."""
+        return any(row.get("arm", arm) == arm and all(row.get(k) == v for k, v in settings.items()) for row in self.rows)
+
+    def add(self, arm: str, settings: dict[str, Any], row: dict[str, Any]) -> bool:
+        """Writes a row, if it is not there by now; whether it did."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_name(f".{self.name}.lock")):  # several commands may measure rows of one file
+            self.read()
+            if self.has(arm, settings):
+                return False
+            self.rows.append(row)
+            self.write()
+        return True
 
     def settings(self, different: dict[str, Any], rate: float, seed: int) -> dict[str, Any]:
         """All that a row depends on, beside the card."""
@@ -210,7 +228,9 @@ class _Experiment:
             "macs removed": 1 - size["macs"] / before["macs"],
             **size,
             "widths": {} if result.report is None else {name: kept for name, (kept, _) in result.report.widths.items()},
-            "commit": self.card["commit"],  # a file grows over many of them
+            "commit": self.card["commit"],  # a file grows over many of them, and over machines
+            "hardware": provenance.hardware(result.settings["device"]),
+            "torch": provenance.versions()["torch"],
             **_course(result.history),
         }
 
@@ -228,20 +248,33 @@ class _Experiment:
         """The pruning that a row's settings ask for."""
         arguments = {k: v for k, v in settings.items() if k not in ("net", "scratch")}
         if "scores" in arguments:
-            scored = copy.deepcopy(dense).to(best_device())
-            arguments["scores"] = SCORES[arguments["scores"]](scored, trace(dense, self.example), self.images, settings["seed"])
+            arguments["scores"] = self.scores(dense, settings)
         if "variant" in arguments:
             arguments["variant"] = Variant(**arguments["variant"])
         if "teacher" in arguments:
             arguments["teacher"] = self.teacher
         return prune(dense, self.images, **arguments, **self.going_on(self.folder(settings)))
 
+    def scores(self, dense: nn.Module, settings: dict[str, Any]) -> dict[str, Tensor]:
+        """Those that a row starts from, kept beside its checkpoint: a GPU adds up in another order each time, and a run goes on with the same bits only."""
+        path = self.folder(settings) / "scores.safetensors"
+        of = fingerprint([*dense.state_dict().values(), self.images.train.images, self.images.train.labels])
+        kept = _read_scores(path, of)
+        if kept is not None:
+            return kept
+        scored = copy.deepcopy(dense).to(best_device())
+        taken = SCORES[settings["scores"]](scored, trace(dense, self.example), self.images, settings["seed"])
+        apart = {name: values.clone() for name, values in taken.items()}  # views of one storage would be refused
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda file: save_file(apart, file, {"of": of}))
+        return taken
+
     def scratch(self, dense: nn.Module, settings: dict[str, Any]) -> Result:
         """The small network of another arm (its checkpoint is there, else it is run again), trained from random weights."""
         other = self.settings(self.recipe.arms[settings["scratch"]], settings["rate"], settings["seed"])
         small = self.prune(dense, other)
-        fresh = baselines.reinitialise(small.model, seed=settings["seed"])
-        arguments = {key: settings[key] for key in ("epochs", "lr", "seed")}
+        fresh = baselines.reinitialise(small.model.cpu(), seed=settings["seed"])  # where the same seed draws the same weights
+        arguments = {key: settings[key] for key in ("epochs", "lr", "batch_size", "seed") if key in settings}
         trained = train(fresh, self.images, **arguments, **self.going_on(self.folder(settings)))
         return replace(trained, report=small.report)
 
@@ -303,10 +336,9 @@ def _course(history: list[dict[str, float]]) -> dict[str, Any]:
     return {"seconds": seconds, "history": [{key: round(value, 4) for key, value in record.items()} for record in history]}
 
 
-def _commit() -> str:
-    """The version of the code, where it lies in a clone."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown: not run from a clone"
+def _read_scores(path: Path, of: str) -> dict[str, Tensor] | None:
+    """The scores that were kept, if they are of this network and of these images."""
+    with suppress(OSError, SafetensorError), safe_open(path, "pt") as kept:
+        if (kept.metadata() or {}).get("of") == of:
+            return {name: kept.get_tensor(name) for name in list(kept.keys())}
+    return None

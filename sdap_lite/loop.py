@@ -160,9 +160,12 @@ class Training:
             bar.set_postfix(loss=f"{totals[0] / seen:.3f}", **{k: f"{v:.1%}" for k, v in shown.items()}, refresh=False)
             bar.update()
         self.team.settle(self.model)
-        right = accuracy(self.model, self.images, split=self.validation, mode=self.settings["mode"])
-        record = {"epoch": epoch + 1, "loss": totals[0] / seen, "train": totals[1] / seen, "validation": right, **self.extra()}
+        record = {"epoch": epoch + 1, "loss": totals[0] / seen, "train": totals[1] / seen, **self.worth()}
         self.history.append({**record, "lr": self.optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - start})
+
+    def worth(self) -> dict[str, float]:
+        """What an epoch's record says of the model as it is now."""
+        return {"validation": accuracy(self.model, self.images, split=self.validation, mode=self.settings["mode"]), **self.extra()}
 
     def run(self, folder: Path | None, saved: dict[str, Any] | None, progress: bool) -> None:
         if saved:

@@ -9,7 +9,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -103,7 +103,20 @@ def best_device() -> torch.device:
 
 
 def predict(model: nn.Module, split: Split, images: Images, *, mode: str = "fp32", batch_size: int | None = None) -> Tensor:
-    """The logits of all images of a split: float32 of shape [n, classes], on the CPU."""
+    """The logits of all images of a split: float32 of shape [n, classes], on the CPU.
+
+    Args:
+        model: any classifier.
+        split: the images.
+        images: the set, which says how images are normalised.
+        mode: one of :data:`sdap_lite.measure.MODES`.
+        batch_size: images a step.
+
+    Raises:
+        ValueError: there is no such mode.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     dtype, layout = MODES[mode]
     device = next(model.parameters()).device
     batch_size = batch_size or (64 if device.type == "cpu" else 512)  # what a CPU's caches hold goes through twice as fast
@@ -122,6 +135,9 @@ def accuracy(model: nn.Module, images: Images, *, split: Split | None = None, mo
         images: the set, which says how images are normalised.
         split: which of its images; default: the test images.
         mode: one of :data:`sdap_lite.measure.MODES`.
+
+    Raises:
+        ValueError: there is no such mode.
     """
     split = images.test if split is None else split
     return float((predict(model, split, images, mode=mode).argmax(1) == split.labels.cpu()).double().mean())
@@ -134,6 +150,8 @@ def arrange(model: nn.Module, layout: torch.memory_format) -> nn.Module:
 
 def choose_mode(model: nn.Module, example: Tensor, *, steps: int = 3) -> str:
     """The fastest of :data:`sdap_lite.measure.MODES` for training this model on this machine, by a quick measurement.
+
+    PyTorch's random state stays as it is, whatever the model draws.
 
     Args:
         model: stays as it is; a copy is trained, on the example's device.
@@ -151,7 +169,8 @@ def choose_mode(model: nn.Module, example: Tensor, *, steps: int = 3) -> str:
     for mode in MODES:
         if not (no_bf16 and mode.startswith("bf16")):
             try:
-                times[mode] = _time_steps(model, example, mode, steps, 2 * min(times.values(), default=math.inf))
+                with _same_random_state(example):
+                    times[mode] = _time_steps(model, example, mode, steps, 2 * min(times.values(), default=math.inf))
             except RuntimeError:  # a view of what a convolution gives, say, asks for the layout of the first mode
                 if mode == "fp32":
                     raise
@@ -170,10 +189,15 @@ def check_mode(model: nn.Module, example: Tensor, mode: str) -> None:
         ValueError: a step of training fails in this mode.
     """
     try:
-        with torch.random.fork_rng([example.device] if example.device.type == "cuda" else []):
+        with _same_random_state(example):
             _time_steps(model, example, mode, 1, math.inf)
     except RuntimeError as error:
         raise ValueError(f"mode must be one in which the model can be trained, but in {mode!r} a step fails: {error}; 'auto' leaves such modes out") from error
+
+
+def _same_random_state(example: Tensor) -> AbstractContextManager[None]:
+    """Afterwards PyTorch's random states are what they were, on the CPU and on the example's device."""
+    return torch.random.fork_rng([example.device] if example.device.type == "cuda" else [])
 
 
 def _time_steps(model: nn.Module, example: Tensor, mode: str, steps: int, hopeless: float) -> float:

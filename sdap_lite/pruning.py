@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .budget import cost, largest_rate, schedule, threshold
+from .budget import cost, largest_rate, schedule, share_gone, threshold
+from .checks import undisturbed
 from .data import Images, batches
 from .distill import distillation_loss
 from .folding import fold_norms
@@ -46,9 +47,10 @@ class Pruning(Training):
         super().__init__(copy.deepcopy(model), images, settings)
         self.variant = Variant(**(settings["variant"] or {}))
         example = torch.zeros(2, *images.train.images.shape[1:])
-        if settings["alpha"] or self.variant.maps:
-            self.teacher = arrange(fold_norms(teacher, example).to(self.device), self.layout)
-        self.stages = stages(copy.deepcopy(model).eval(), graph, example) if self.variant.maps else []
+        with undisturbed(teacher):
+            if settings["alpha"] or self.variant.maps:
+                self.teacher = arrange(fold_norms(teacher, example).to(self.device), self.layout)
+            self.stages = stages(copy.deepcopy(model).eval(), graph, example) if self.variant.maps else []
         if missing := set(self.stages) - {name for name, _ in teacher.named_modules()}:
             raise ValueError(f"the teacher must have the convolutions whose feature maps are compared, but has no {', '.join(sorted(missing))}")
         self.graph = self.whole = graph
@@ -151,7 +153,7 @@ class Pruning(Training):
         unit, rate = self.settings["unit"], schedule(self.progress, self.settings["rate"], 1.0, power=self.variant.shape)
         scores = self.gates.flat.detach().requires_grad_()
         values = self.values(scores)
-        over = soft_cost(self.graph, values, unit) / cost(self.whole, unit=unit) - (1 - rate)
+        over = soft_cost(self.graph, values, unit) / max(1, cost(self.whole, unit=unit)) - (1 - rate)
         return torch.autograd.grad((gradient * values).sum() + self.variant.soft * over.square(), scores)[0]
 
     def after_backward(self) -> None:
@@ -165,6 +167,7 @@ class Pruning(Training):
     def finish(self) -> None:
         if self.gates is not None:  # a ramp so long that the run ended in it
             self.operate(self.choose_last())
+            self.history[-1] |= self.worth()  # of the network that the run returns
 
     def choose(self, rate: float, drawn: torch.Generator | None = None, **arguments: Any) -> dict[str, Tensor]:
         """The channels to keep of those that are here, by the scores as they are, or drawn by them."""
@@ -186,7 +189,7 @@ class Pruning(Training):
         """What share of a smaller network must go, so that the rate is that of the whole one."""
         unit = self.settings["unit"]
         target = math.floor((1 - rate) * cost(self.whole, unit=unit) + 1e-9)
-        return max(0.0, 1 - target / cost(graph, unit=unit))
+        return max(0.0, share_gone(cost(graph, unit=unit), target))
 
     def of_whole(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
         """The same choice, said of the whole network's channels."""
@@ -246,7 +249,7 @@ class Pruning(Training):
 
     def share_removed(self) -> float:
         """Of the parameters, at this moment."""
-        return 1 - cost(self.whole, self.kept) / cost(self.whole)
+        return share_gone(cost(self.whole), cost(self.whole, self.kept))
 
     def extra(self) -> dict[str, float]:
         return {"removed": self.removed}

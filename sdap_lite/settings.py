@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .budget import check_rate, check_round_to
 from .checkpoint import fingerprint, read_checkpoint
-from .checks import check_device, check_images, check_number, plain
+from .checks import check_device, check_images, check_number, plain, undisturbed
 from .data import Images
 from .graph import ChannelGraph
 from .measure import MODES, check_mode, choose_mode
@@ -84,16 +84,16 @@ def check_variant(variant: Variant, **asked: Any) -> None:
     """That what is done otherwise goes with what is asked."""
     if variant.start is not None and asked["rule"] not in ("straight-through", "adam"):
         raise ValueError(f"rule must be straight-through or adam where a gate's value is trained (scaling, soft), got {asked['rule']!r}")
-    if variant.compare == "adaptive" and asked["rule"] in ("straight-through", "adam"):
-        raise ValueError(f"rule must be one whose scores are from 0 on where they are compared as shares (adaptive), got {asked['rule']!r}")
+    if variant.unsigned and asked["rule"] in ("straight-through", "adam"):
+        raise ValueError(f"rule must be one whose scores are from 0 on where they are {variant.unsigned}, got {asked['rule']!r}")
     if variant.soft and asked["unit"] not in ("params", "macs"):
         raise ValueError(f"unit must be params or macs for soft gates, got {asked['unit']!r}")
     if variant.soft and not asked["ramp"]:
         raise ValueError("ramp must be above 0 for soft gates, which learn along it, got 0")
 
 
-def check_scores(scores: dict[str, Tensor] | None, graph: ChannelGraph) -> str | None:
-    """That the scores are this network's; returns their fingerprint."""
+def check_scores(scores: dict[str, Tensor] | None, graph: ChannelGraph, variant: Variant) -> str | None:
+    """That the scores are this network's, and from 0 on where the variant wants it; returns their fingerprint."""
     if scores is None:
         return None
     try:
@@ -102,6 +102,8 @@ def check_scores(scores: dict[str, Tensor] | None, graph: ChannelGraph) -> str |
         raise ValueError(f"scores must fit the network: {error}") from error
     if not (flat.is_floating_point() and bool(torch.isfinite(flat).all())):
         raise ValueError(f"scores must be finite floating-point numbers, got {flat.dtype}{' with NaN or infinity' if flat.is_floating_point() else ''}")
+    if variant.unsigned and bool((flat < 0).any()):
+        raise ValueError(f"scores must be from 0 on where they are {variant.unsigned}, got {float(flat.min()):.4g}")
     return fingerprint([flat])
 
 
@@ -116,13 +118,8 @@ def open_run(
         raise ValueError(f"mode must be auto or one of {', '.join(MODES)}, got {mode!r}")
     if saved and mode == "auto":
         settings["mode"] = saved["settings"]["mode"]  # measured when the run began
-    elif mode == "auto":
-        example = torch.zeros(min(64, settings["batch_size"]), *images.train.images.shape[1:], device=settings["device"])
-        settings["mode"] = team(torch.device(settings["device"])).agree(choose_mode(model, example))
     else:
-        settings["mode"] = mode
-        if mode != "fp32":  # in which it was traced
-            check_mode(model, torch.zeros(2, *images.train.images.shape[1:], device=settings["device"]), mode)
+        settings["mode"] = _tried_mode(settings, mode, model, images)
     if saved:
         if settings["kind"] == saved["settings"].get("kind") == "train":
             _check_fits(model, saved["model"])
@@ -136,6 +133,17 @@ def open_run(
 
 
 # ---------------------------------------------------------------------------------------------
+
+
+def _tried_mode(settings: dict[str, Any], mode: str, model: nn.Module, images: Images) -> str:
+    """The mode to run in: the fastest, or the one asked for, if the model can be trained in it."""
+    shape, device = images.train.images.shape[1:], torch.device(settings["device"])
+    with undisturbed(model):
+        if mode == "auto":
+            return team(device).agree(choose_mode(model, torch.zeros(min(64, settings["batch_size"]), *shape, device=device)))
+        if mode != "fp32":  # in which it was traced
+            check_mode(model, torch.zeros(2, *shape, device=device), mode)
+        return mode
 
 
 def _check_fits(model: nn.Module, saved: dict[str, Tensor]) -> None:

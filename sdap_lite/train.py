@@ -168,7 +168,7 @@ def prune(
             with a smaller network and is over sooner. With 1, a closed channel may open again until the ramp's end.
         rule: how scores learn: ``"rms"``, ``"straight-through"``, ``"adam"`` or ``"frozen"``.
         scores: those that the gates start from, for each prunable group a tensor, such as :mod:`sdap_lite.baselines` gives;
-            default: the batch-norm scales where they stay frozen, else zero.
+            default: the batch-norm scales where they stay frozen (a network without batch norms wants ``scores`` then), else zero.
         cost_power: see :func:`sdap_lite.threshold`.
         hold: how much more, as a share, an open channel's score counts than a closed one's, from 0 on: a closed channel that is
             but a little better then does not take an open one's place (:meth:`sdap_lite.Gates.held`).
@@ -201,7 +201,8 @@ def prune(
     asked = {name: plain(value) for name, value in asked.items()}
     rate, round_to = asked["rate"], asked["round_to"]
     check_asked(**asked)
-    check_variant(variant or Variant(), **asked)
+    variant = variant or Variant()
+    check_variant(variant, **asked)
     settings = common_settings(images, epochs, lr, batch_size, weight_decay, validation, seed, device, replay)
     check_plain(model)
     classes = check_model(model, images)
@@ -212,7 +213,7 @@ def prune(
     if rule != "frozen":
         check_gradients(model, graph, images)
     prints = {name: "" if net is None else fingerprint(net.state_dict().values()) for name, net in (("model", model), ("teacher", teacher))}
-    settings |= {"kind": "prune", **asked, **prints, "scores": check_scores(scores, graph), "variant": (variant and variant.differs) or None}
+    settings |= {"kind": "prune", **asked, **prints, "scores": check_scores(scores, graph, variant), "variant": variant.differs or None}
     folder, saved = open_run(settings, mode, checkpoint, resume, model, images)
     if scores is None and rule == "frozen":
         scores = norm_scales(model, graph)

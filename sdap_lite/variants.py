@@ -51,8 +51,8 @@ class Variant:
         decay: of the running mean in the rule ``"rms"``, a step.
         labels: whether gates learn from the gradient of the cross-entropy alone, not from that of the whole loss.
         current_costs: whether a channel's cost is counted at the widths of the moment, not at the full ones.
-        floor: the share of each group, its best channels, that stays if the budget allows.
-        noise: of the gates while they learn: the choice is drawn, not made (:func:`noisy`).
+        floor: the share of each group, its best channels, that stays if the budget allows. For scores from 0 on.
+        noise: of the gates while they learn: the choice is drawn, not made (:func:`noisy`). For scores from 0 on.
         restart: whether the learning rate begins anew after surgery: warm-up, then a cosine to zero.
         recalibrate: batches that measure the batch norms' statistics anew right after surgery.
         scaling: whether a gate's score also scales its channel, from 1 on, and is folded into the weights at surgery;
@@ -61,7 +61,7 @@ class Variant:
             ramp, and what is over the budget is part of their loss (ChipNet, Tiwari et al. 2021). With the rule ``"adam"``.
         shape: the power of the ramp's curve (:func:`sdap_lite.schedule`); 1 is a straight line.
         compare: how scores of different groups are compared: ``"global"``, as they are; ``"adaptive"``, each as a share of
-            its group (:func:`adaptive`); ``"uniform"``, by rank within the group (:func:`sdap_lite.baselines.uniform`).
+            its group (:func:`adaptive`), for scores from 0 on; ``"uniform"``, by rank within the group (:func:`sdap_lite.baselines.uniform`).
         maps: the weight of the distance between the teacher's feature maps and the student's (:func:`attention_loss`).
 
     >>> Variant(floor=0.1).differs
@@ -101,6 +101,15 @@ class Variant:
         return 1.0 if self.scaling else 3.0 if self.soft else None
 
     @property
+    def unsigned(self) -> str | None:
+        """What wants scores from 0 on, as a sentence has it: it would turn the order of negative ones round, or lose it. Ranks always are."""
+        if self.compare == "adaptive":
+            return "compared as shares (adaptive)"
+        if self.compare == "uniform" or not (self.floor or self.noise):
+            return None
+        return "multiplied (floor)" if self.floor else "multiplied (noise)"
+
+    @property
     def differs(self) -> dict[str, Any]:
         """What is not as by default."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
@@ -113,9 +122,13 @@ def floored(scores: dict[str, Tensor], share: float) -> dict[str, Tensor]:
         scores: from 0 on, for each prunable group a tensor.
         share: of each group, rounded up.
 
+    Raises:
+        ValueError: a score is below 0: the factor that raises would lower it.
+
     >>> floored({"a": torch.tensor([0.5, 0.25, 0.125])}, 0.5)
     {'a': tensor([5.0000e+05, 2.5000e+05, 1.2500e-01])}
     """
+    _check_unsigned(scores)
     raised = {name: values.clone() for name, values in scores.items()}
     for values in raised.values():
         best = values.argsort(descending=True)[: math.ceil(share * len(values))]
@@ -130,12 +143,22 @@ def noisy(scores: dict[str, Tensor], amount: float, generator: torch.Generator) 
     Gumbel top-k trick, Kool et al. 2019); at 0 the best ones are taken.
 
     Args:
-        scores: above 0, for each prunable group a tensor.
+        scores: from 0 on, for each prunable group a tensor.
         amount: a, from 0 on.
         generator: on the CPU.
+
+    Raises:
+        ValueError: a score is below 0, of which no probability can follow.
     """
+    _check_unsigned(scores)
     gumbel = {name: -torch.empty(len(values)).exponential_(generator=generator).clamp(min=1e-20).log() for name, values in scores.items()}
     return {name: values * (amount * gumbel[name].to(values)).exp() for name, values in scores.items()}
+
+
+def _check_unsigned(scores: dict[str, Tensor]) -> None:
+    for name, values in scores.items():
+        if bool((values < 0).any()):
+            raise ValueError(f"scores must be from 0 on, got {float(values.min()):.4g} in group {name!r}")
 
 
 def recalibrate(model: nn.Module, inputs: Iterable[Tensor]) -> None:

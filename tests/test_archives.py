@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
+import shutil
 import socket
 import tarfile
 import threading
@@ -183,6 +185,34 @@ def test_archive_that_lies_there_is_not_downloaded(tmp_path: Path, monkeypatch: 
     (tmp_path / "root/cifar-10-python.tar.gz").write_bytes(cifar)
     assert len(load("cifar10", tmp_path / "root").train) == 20
     assert names(tmp_path / "root") == ["cifar-10-batches-py", "cifar-10-python.tar.gz"]
+
+
+def test_folder_that_another_process_was_faster_to_fill_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cifar: bytes) -> None:
+    """Between this process's look and its move."""
+    published(monkeypatch, "http://127.0.0.1:9", cifar)
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/cifar-10-python.tar.gz").write_bytes(cifar)
+    move = Path.replace
+
+    def late(self: Path, target: Path) -> Path:
+        shutil.copytree(self, target)
+        return move(self, target)
+
+    monkeypatch.setattr(Path, "replace", late)
+    assert len(load("cifar10", tmp_path / "root").train) == 20
+    assert names(tmp_path / "root") == ["cifar-10-batches-py", "cifar-10-python.tar.gz"]
+
+
+def test_folder_that_cannot_be_moved_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cifar: bytes) -> None:
+    published(monkeypatch, "http://127.0.0.1:9", cifar)
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(cifar)
+
+    def fails(self: Path, target: Path) -> None:
+        raise OSError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "replace", fails)
+    with pytest.raises(DatasetUnavailable, match=r"the download failed: .*Permission denied"):
+        load("cifar10", tmp_path)
 
 
 def test_damaged_archive_that_lies_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cifar: bytes) -> None:

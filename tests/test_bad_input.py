@@ -24,6 +24,7 @@ import sdap_lite as sdap
 from sdap_lite import Images, Split, models, prune, remove_channels, slice_optimizer, threshold, trace, train
 from sdap_lite.checks import check_gradients, check_model, check_steady
 from sdap_lite.loop import Training
+from sdap_lite.measure import MODES
 
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 16, "mode": "fp32", "device": "cpu", "progress": False}
 IMAGES = pictures()
@@ -218,6 +219,13 @@ TABLE: dict[str, tuple[Callable[[], object], str]] = {
         lambda: replace(IMAGES, test=pictures(size=8).test),
         "test images must have the training images' shape [3, 16, 16], got [3, 8, 8]",
     ),
+    "images: of no size": (lambda: sdap.data.load("fashion-mini", size=0), "size must be a whole number of pixels from 1 on, got 0"),
+    "images: of a negative size": (lambda: sdap.data.load("fashion-mini", size=-3), "size must be a whole number of pixels from 1 on, got -3"),
+    "images: of half a pixel": (lambda: sdap.data.load("fashion-mini", size=14.5), "size must be a whole number of pixels from 1 on, got 14.5"),  # type: ignore[arg-type]
+    **{
+        f"held out: {share}": (lambda share=share: IMAGES.hold_out(share), f"share must be the share that is held out, above 0 and below 1, got {share}")
+        for share in (-1.0, 0, 1, math.nan, True)
+    },
     "labels: a list": (lambda: Split(IMAGES.train.images, [0] * 48), "labels must be a tensor, got list"),
     "labels: of another count": (lambda: Split(IMAGES.train.images, IMAGES.train.labels[:9]), "labels must be int64 of shape [48], got torch.int64 [9]"),
     "labels: one-hot": (
@@ -251,6 +259,11 @@ TABLE: dict[str, tuple[Callable[[], object], str]] = {
     "model: a picture for each image": (
         pruning(model=nn.Conv2d(3, 4, 1)),
         "the model must give logits of shape [n, 4], one for each class of pictures, got [1, 4, 16, 16]",
+    ),
+    # scores
+    "Taylor: no steps": (
+        lambda: sdap.baselines.taylor(build("resnet-pad"), GRAPH, IMAGES, steps=0),
+        "steps must be a whole number from 1 on, got 0",
     ),
     # models
     "model: a name": (pruning(model="resnet20"), "the model must be a torch.nn.Module, got str"),
@@ -371,7 +384,8 @@ def test_refused_model_is_left_as_it_was(run: Callable[..., object]) -> None:
 
 
 def test_backbone_without_a_gradient_is_welcome_where_scores_stay_frozen() -> None:
-    assert isinstance(pruning(model=DETACHED, rate=0.3, rule="frozen")(), sdap.Result)
+    scores = sdap.baselines.l1(DETACHED, trace(DETACHED, EXAMPLE))
+    assert isinstance(pruning(model=DETACHED, rate=0.3, rule="frozen", scores=scores)(), sdap.Result)
 
 
 def test_gradient_that_is_zero_or_left_out_by_chance_is_welcome() -> None:
@@ -430,6 +444,25 @@ def test_what_is_tried_first_leaves_no_trace() -> None:
     assert [m.training for m in net.modules()] == modes
     assert torch.equal(torch.get_rng_state(), states[0])
     assert random.getstate() == states[1]
+
+
+@pytest.mark.parametrize("mode", ["auto", *MODES])
+def test_what_is_random_is_as_it_was_when_the_first_epoch_begins(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """Modes are tried by training steps, in which a network draws."""
+
+    class Begun(Exception):
+        pass
+
+    def begin(*_: object) -> None:
+        raise Begun
+
+    monkeypatch.setattr(Training, "epoch", begin)
+    states = torch.get_rng_state(), random.getstate()
+    for call in (pruning(model=Drawing(), mode=mode), training(model=Drawing(), mode=mode)):
+        with pytest.raises(Begun):
+            call()
+        assert torch.equal(torch.get_rng_state(), states[0])
+        assert random.getstate() == states[1]
 
 
 def test_network_that_cannot_be_cut_is_known_before_any_training(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from nets import EXAMPLE, assert_same_bits, build, fingerprint, pictures
 from torch import Tensor, nn
 
-from sdap_lite import ChannelGraph, Images, models, prune, threshold, trace
+from sdap_lite import ChannelGraph, Images, Result, models, prune, threshold, trace
 from sdap_lite.baselines import l1, norm_scales, random, reinitialise, taylor, uniform
 from sdap_lite.data import batches
 
@@ -32,6 +32,28 @@ def test_norm_scales_are_the_batch_norms() -> None:
     model = build("vgg")
     for name, found in norm_scales(model, trace(model, EXAMPLE)).items():
         assert torch.equal(found, model.features[int(name.split(".")[1]) + 1].weight.detach().abs())
+
+
+def test_channels_without_a_batch_norm_go_last() -> None:
+    """What has no scale is not pruned by it; slopes and the scales of other norms are no such scales."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 4, 1), nn.PReLU(4), nn.Conv2d(4, 6, 1), nn.BatchNorm2d(6), nn.Conv2d(6, 5, 1), nn.InstanceNorm2d(5, affine=True)]
+    model = nn.Sequential(*layers, nn.Conv2d(5, 8, 1), nn.GroupNorm(2, 8), nn.Conv2d(8, 6, 1), nn.BatchNorm2d(6, affine=False), nn.Conv2d(6, 2, 1))
+    with torch.no_grad():
+        for module, value in ((model[1], 0.1), (model[5], 9.0), (model[7], 9.0)):
+            module.weight.fill_(value)
+        model[3].weight.copy_(torch.tensor([0.5, -3.0, 0.0, 1.0, 2.0, 0.1]))
+    scores = norm_scales(model, trace(model, EXAMPLE))
+    assert scores.pop("2").tolist() == pytest.approx([0.5, 3.0, 0.0, 1.0, 2.0, 0.1])
+    assert set(scores) == {"0", "4", "6", "8"}
+    assert all(values.eq(3.0).all() for values in scores.values())
+
+
+def test_frozen_gates_of_a_network_without_batch_norms_want_scores() -> None:
+    model, images = build("grouped"), pictures(classes=5)
+    with pytest.raises(ValueError, match=r"must have a batch norm with a weight on a channel that may go, to be scored .*, but has none: give scores="):
+        prune(model, images, 0.3, rule="frozen", **QUICK)
+    scores = l1(model, trace(model, EXAMPLE))
+    assert isinstance(prune(model, images, 0.3, rule="frozen", scores=scores, **QUICK), Result)
 
 
 def test_l1_sums_the_filters_of_all_layers_that_give_a_channel() -> None:

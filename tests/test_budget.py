@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from nets import EXAMPLE, NETS, Grouped, build, hooked, some_kept
+from nets import EXAMPLE, NETS, QUICK, Grouped, build, hooked, pictures, some_kept
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sdap_lite import ChannelGraph, channel_costs, cost, count_macs, largest_rate, models, remove_channels, report, schedule, threshold, trace
+from sdap_lite import ChannelGraph, channel_costs, cost, count_macs, largest_rate, models, prune, remove_channels, report, schedule, threshold, trace
 from sdap_lite.budget import UNITS
 
 
@@ -54,6 +54,24 @@ def test_cost_by_hand() -> None:
     assert cost(graph, kept) == (3 * 3 * 9 + 3) + 2 * 3 + 3 * 2 + (2 * 196 * 5 + 5)
     assert cost(graph, kept, "macs") == (3 * 3 * 9 + 3 * 2) * 14 * 14 + 2 * 196 * 5
     assert cost(graph, kept, "channels") == 3 + 2 + 5
+
+
+@pytest.mark.parametrize("net", [nn.Flatten(), nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten())], ids=["no parameters", "no products"])
+@pytest.mark.parametrize("unit", UNITS)
+def test_of_a_network_that_costs_nothing_nothing_can_go(net: nn.Module, unit: str) -> None:
+    graph = trace(net, EXAMPLE)
+    assert not graph.prunable
+    assert largest_rate(graph, unit) == 0
+    assert threshold(graph, {}, 0.0, unit=unit) == {}
+    found = report(graph, {}, unit=unit)
+    assert found.achieved() == 0
+    assert "(0.00% gone)" in str(found)
+
+
+def test_network_without_products_is_trained_at_rate_0() -> None:
+    net = nn.Sequential(nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    result = prune(net, pictures(channels=4), 0.0, unit="macs", ramp=0.0, **QUICK)
+    assert (result.report.achieved(), result.history[-1]["removed"]) == (0, 0)  # type: ignore[union-attr]
 
 
 def test_whole_cost_is_the_models(net: nn.Module, graph: ChannelGraph) -> None:

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from sdap_lite.checkpoint import LOCK, NAME, PREVIOUS, RunFolder, _seal, is_sealed, read_checkpoint, sealed, write_atomically, write_checkpoint, write_together
+from sdap_lite.checkpoint import (
+    LOCK,
+    NAME,
+    PREVIOUS,
+    RunFolder,
+    _seal,
+    fingerprint,
+    is_sealed,
+    read_checkpoint,
+    sealed,
+    write_atomically,
+    write_checkpoint,
+    write_together,
+)
 
 CONTENT = {
     "settings": {"epochs": 3, "rate": 0.75},
@@ -66,9 +83,33 @@ def test_interrupt_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "old")]
 
 
-def test_others_may_read_the_file(tmp_path: Path) -> None:
-    write_atomically(tmp_path / "file", lambda temporary: Path(temporary).write_text("new"))
-    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
+@pytest.fixture
+def umask() -> Iterator[Callable[[int], int]]:
+    before = os.umask(0o022)
+    yield os.umask
+    os.umask(before)
+
+
+@pytest.mark.parametrize(("mask", "rights"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+@pytest.mark.parametrize("write", [lambda file: Path(file).write_text("new"), lambda file: save_file({"a": torch.zeros(1)}, file)], ids=["text", "tensors"])
+def test_those_may_read_the_file_whom_the_umask_lets(tmp_path: Path, umask: Callable[[int], int], write: Callable[[str], Any], mask: int, rights: int) -> None:
+    umask(mask)
+    write_atomically(tmp_path / "file", write)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == rights
+
+
+TENSORS = [torch.arange(6.0).view(2, 3).t(), torch.tensor(3), torch.tensor([True, False]), torch.zeros(0, 3), torch.arange(8.0).view(1, 2, 2, 2).half()]
+
+
+def test_fingerprints_are_those_of_older_checkpoints() -> None:
+    """A run is refused where they differ."""
+    assert fingerprint(TENSORS) == hashlib.sha256(b"".join(t.contiguous().numpy().tobytes() for t in TENSORS)).hexdigest()[:16] == "e238117ef65f5b04"
+    assert fingerprint([TENSORS[-1].to(memory_format=torch.channels_last)]) == fingerprint(TENSORS[-1:])
+
+
+def test_fingerprint_of_bfloat16_is_of_its_bytes() -> None:
+    halves = torch.tensor([1.0, -2.5, 3e38]).bfloat16()
+    assert fingerprint([halves]) == fingerprint([halves.view(torch.int16)]) != fingerprint([halves.float()])
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
@@ -195,7 +236,7 @@ def test_seal_is_that_of_the_content(content: dict[str, object]) -> None:
 def test_second_run_in_the_same_folder_is_refused(tmp_path: Path, name: str) -> None:
     with (
         RunFolder(tmp_path / name),
-        pytest.raises(ValueError, match=r"checkpoint must name a folder that no other run uses, but one is writing into .*run|☃ now"),
+        pytest.raises(ValueError, match=r"checkpoint must name a folder that no other run uses, but one is writing into .*(run|☃) now"),
     ):
         RunFolder(tmp_path / name).__enter__()
     with RunFolder(tmp_path / name):

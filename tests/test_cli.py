@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from sdap_lite import ChannelGraph, SurgeryError, checkpoint, count_macs, count_params, load, models, save, saving, time_layers
+from sdap_lite import ChannelGraph, SurgeryError, checkpoint, count_macs, count_params, experiments, load, models, save, saving, time_layers
 from sdap_lite.__main__ import app
 from sdap_lite.checkpoint import RunFolder
 from sdap_lite.loop import Training
@@ -194,6 +195,18 @@ def test_shipped_weights_of_a_network_of_torchvision(imagenette: Path, tmp_path:
     assert re.search(r"torchvision:mobilenet_v2 on Imagenette: \d+\.\d\d% of 20 test images\n2,236,682 parameters", result.output)
 
 
+def test_every_network_of_the_recipes_is_known(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[nn.Module] = []
+    monkeypatch.setattr("sdap_lite.__main__.run_prune", lambda model, *_, **__: built.append(model) or refuse())
+
+    def refuse() -> None:
+        raise ValueError("this far")
+
+    for net, build_net in models.NETS.items():
+        assert "this far" in refused("prune", "--net", net, "--data", "folder", "--root", tree, "--size", 16, "--out", tmp_path / "small")
+        assert count_params(built.pop()) == count_params(build_net(in_channels=3, classes=2)), net
+
+
 def test_network_runs_in_the_mode_that_is_asked_for(tree: Path, tmp_path: Path) -> None:
     images = ["--data", "folder", "--root", tree, "--size", 16, "--epochs", 1, "--rate", 0.3, "--out", tmp_path / "small"]
     result = run("prune", *images, "--mode", "fp32-channels-last", "--checkpoint", tmp_path / "run")
@@ -216,7 +229,8 @@ def test_weights_that_there_are_not_are_refused(tree: Path) -> None:
 
 def test_unknown_network_is_refused(tree: Path) -> None:
     images = ["--data", "folder", "--root", tree, "--size", 16]
-    known = "resnet20, resnet56, vgg, mobilenetv2, densenet40, torchvision:NAME or module:function"
+    known = f"{', '.join(name for name in models.NETS if ':' not in name)}, torchvision:NAME or module:function"
+    assert "vgg-half" in known
     assert f"net must be {known}, got 'resnet21'" in refused("prune", "--net", "resnet21", *images)
     assert "no_such_module" in refused("prune", "--net", "no_such_module:net", *images)
     assert "has no attribute 'magic'" in refused("prune", "--net", "sdap_lite.models:magic", *images)
@@ -306,6 +320,39 @@ def test_result_that_cannot_be_written_is_in_the_checkpoint(tree: Path, tmp_path
     result = run("prune", *images, "--resume", tmp_path / "run")
     assert result.exit_code == 0, result.output
     assert count_params(load(tmp_path / "small", whole)) < count_params(whole)
+
+
+@pytest.mark.parametrize("error", [FloatingPointError("the loss is NaN"), OSError("the disk is full"), SurgeryError("it differs")])
+def test_errors_of_an_experiment_are_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fails(*_: object, **__: object) -> Iterator[str]:
+        yield "a row"
+        raise error
+
+    monkeypatch.setattr(experiments, "run", fails)
+    said = refused("experiment", "rivals-vgg", "--out", tmp_path, "--work", tmp_path)
+    assert said.startswith("a row ")
+    assert str(error) in said
+
+
+@pytest.mark.parametrize(("message", "said"), [("stopped after 1 epochs; nothing is lost", "stopped after 1 epochs; nothing is lost"), ("", "stopped")])
+def test_ctrl_c_ends_an_experiment_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, said: str) -> None:
+    def stops(*_: object, **__: object) -> Iterator[str]:
+        yield "a row"
+        raise KeyboardInterrupt(message)
+
+    monkeypatch.setattr(experiments, "run", stops)
+    result = run("experiment", "rivals-vgg", "--out", tmp_path, "--work", tmp_path)
+    assert result.exit_code == 130
+    assert result.output.split("\n") == ["a row", said, ""]
+
+
+@pytest.mark.parametrize("error", [ModuleNotFoundError("No module named 'onnxruntime'"), RuntimeError("ONNX Runtime differs"), OSError("the disk is full")])
+def test_errors_of_an_export_are_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: Path, error: Exception) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(saving, "export_onnx", fails)
+    assert str(error) in refused("export", "--saved", saved, "--out", tmp_path / "x.onnx", "--classes", 2)
 
 
 def test_errors_while_a_run_goes_on_are_sentences(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from nets import pictures, write_tree
+from PIL import Image
 from torch import Tensor
 
 from sdap_lite import DatasetUnavailable, Split, by_scale, data
@@ -39,13 +41,13 @@ def as_python_2(content: object) -> bytes:
 # Files in the layouts of their authors
 
 
-def write_cifar10(root: Path, encode: Callable[[object], bytes] = as_python_2) -> tuple[Array, list[int]]:
+def write_cifar10(root: Path, encode: Callable[[object], bytes] = as_python_2, count: int = 24) -> tuple[Array, list[int]]:
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
-    pixels, labels = noise(24), [i % 10 for i in range(24)]
+    pixels, labels, size = noise(count), [7 * i % 10 for i in range(count)], count // 6
     for i in range(6):
-        part = slice(4 * i, 4 * i + 4)
-        content = {"batch_label": f"batch {i}", "labels": labels[part], "data": pixels[part].reshape(4, -1), "filenames": ["a.png"] * 4}
+        part = slice(size * i, size * i + size)
+        content = {"batch_label": f"batch {i}", "labels": labels[part], "data": pixels[part].reshape(size, -1), "filenames": ["a.png"] * size}
         (folder / (f"data_batch_{i + 1}" if i < 5 else "test_batch")).write_bytes(encode(content))
     (folder / "batches.meta").write_bytes(encode({"label_names": list("abcdefghij"), "num_cases_per_batch": 4, "num_vis": 3072}))
     return pixels, labels
@@ -75,6 +77,12 @@ def write_downsampled(folder: Path, side: int, kind: str, count: int = 3) -> tup
     return pixels, labels - 1
 
 
+def by_class(pixels: Array, labels: list[int]) -> tuple[Array, list[int]]:
+    """Class by class, each as it was."""
+    order = sorted(range(len(labels)), key=labels.__getitem__)
+    return pixels[order], [labels[i] for i in order]
+
+
 def assert_split(split: Split, pixels: Array, labels: object) -> None:
     assert torch.equal(split.images, torch.from_numpy(pixels))
     assert split.labels.tolist() == list(labels)  # type: ignore[call-overload]
@@ -84,8 +92,8 @@ def assert_split(split: Split, pixels: Array, labels: object) -> None:
 def test_cifar10(tmp_path: Path, encode: Callable[[object], bytes]) -> None:
     pixels, labels = write_cifar10(tmp_path, encode)
     images = load("cifar10", tmp_path, download=False)
-    assert_split(images.train, pixels[:20], labels[:20])
-    assert_split(images.test, pixels[20:], labels[20:])
+    assert_split(images.train, *by_class(pixels[:20], labels[:20]))
+    assert_split(images.test, *by_class(pixels[20:], labels[20:]))
     assert images.classes == tuple("abcdefghij")
     assert (images.name, images.note) == ("cifar10", "CIFAR-10")
 
@@ -93,9 +101,34 @@ def test_cifar10(tmp_path: Path, encode: Callable[[object], bytes]) -> None:
 def test_cifar100(tmp_path: Path) -> None:
     pixels, labels = write_cifar100(tmp_path)
     images = load("cifar100", tmp_path, download=False)
-    assert_split(images.train, pixels[:8], labels[:8])
-    assert_split(images.test, pixels[8:], labels[8:])
+    assert_split(images.train, *by_class(pixels[:8], labels[:8]))
+    assert_split(images.test, *by_class(pixels[8:], labels[8:]))
     assert len(images.classes) == 100
+
+
+def test_both_layouts_of_cifar_hold_out_the_same_images(tmp_path: Path) -> None:
+    """A tree has the images of a class in the authors' order, one class after the other."""
+    pixels, labels = write_cifar10(tmp_path / "batches", count=240)
+    counts: Counter[tuple[str, int]] = Counter()
+    for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        part = "train" if i < 200 else "test"
+        folder = tmp_path / "trees/cifar10" / part / "abcdefghij"[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{counts[part, label]:04}.png")
+        counts[part, label] += 1
+    batches, tree = (load("cifar10", tmp_path / layout, download=False) for layout in ("batches", "trees"))
+    assert batches.classes == tree.classes
+    for one, other in zip((batches.train, batches.test, *batches.hold_out()), (tree.train, tree.test, *tree.hold_out()), strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+
+
+def test_cifar_without_the_names_of_its_classes_is_refused(tmp_path: Path) -> None:
+    write_cifar10(tmp_path)
+    for content, found in (({}, "none"), ({"label_names": 3}, "int"), ({"label_names": [1, 2]}, "list")):
+        (tmp_path / "cifar-10-batches-py/batches.meta").write_bytes(pickle.dumps(content))
+        with pytest.raises(ValueError, match=rf"batches.meta must hold a list of the classes' names as 'label_names', got {found}"):
+            load("cifar10", tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["npz", "pickle"])
@@ -136,7 +169,15 @@ def test_image_tree(tmp_path: Path, name: str, test: str) -> None:
     assert images.classes == ("cat", "dog")
     for split, part in ((images.train, "train"), (images.test, test)):
         assert_split(split, np.stack(written[part]).transpose(0, 3, 1, 2), [i // (len(split) // 2) for i in range(len(split))])
-    assert images.note.endswith("(JPEG copy)") == name.startswith("cifar")
+    assert not images.note.endswith("(JPEG copy)")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "imagenet32", "imagenette", "folder"])
+@pytest.mark.parametrize("ending", ["jpg", "JPEG"])
+def test_image_tree_of_jpegs(tmp_path: Path, name: str, ending: str) -> None:
+    """They are copies where the authors have the pixels themselves."""
+    write_tree(tmp_path if name == "folder" else tmp_path / name, ending=ending)
+    assert load(name, tmp_path, size=32, download=False).note.endswith("(JPEG copy)") == (name not in ("imagenette", "folder"))
 
 
 @pytest.mark.parametrize("folder", ["imagenette2-160", "imagenette2-320", "imagenette2", "imagenette"])
@@ -150,7 +191,8 @@ def test_imagenette_folder(tmp_path: Path, folder: str) -> None:
 
 def test_size_is_the_callers(tmp_path: Path) -> None:
     write_cifar10(tmp_path)
-    assert load("cifar10", tmp_path, size=16).train.images.shape == (20, 3, 16, 16)
+    for size in (16, np.int64(16)):
+        assert load("cifar10", tmp_path, size=size).train.images.shape == (20, 3, 16, 16)  # type: ignore[arg-type]
 
 
 def test_bundled_set() -> None:
@@ -282,7 +324,8 @@ def test_damaged_batches_are_refused(tmp_path: Path) -> None:
         (pickle.dumps([1, 2]), "must hold a dictionary, got list"),
         (pickle.dumps({"data": flat}), "a batch must hold 'data' and 'labels', got data"),
         (pickle.dumps({"data": flat[:, :100], "labels": [0] * 4}), r"an image of 32x32 pixels has 3072 numbers, got \(100,\)"),
-        (pickle.dumps({"data": flat, "labels": [0] * 3}), r"labels must be int64 of shape \[20\]"),
+        (pickle.dumps({"data": flat, "labels": [0] * 3}), "a batch must hold one label for each of its 4 images, got 3"),
+        (pickle.dumps({"data": flat, "labels": [0] * 5}), "a batch must hold one label for each of its 4 images, got 5"),
         (pickle.dumps({"data": flat, "labels": [10] * 4}), r"cifar10 in .*: labels must lie in 0…9, got 0…10"),
         (pickle.dumps({"data": flat, "labels": [-1] * 4}), "labels must lie in 0…9, got -1…9"),
     ):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -16,13 +14,14 @@ from typing import Any
 import pytest
 import torch
 from by_path import load_file
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from nets import assert_same_bits, fingerprint, pictures
 from safetensors.torch import load_file as load_tensors
+from safetensors.torch import save_file as save_tensors
 from torch import nn
 from typer.testing import CliRunner
 
-from sdap_lite import accuracy, baselines, count_macs, count_params, data, experiments, latency, load, loop, models, prune, trace
+from sdap_lite import accuracy, baselines, checkpoint, count_macs, count_params, data, experiments, latency, load, loop, models, provenance, prune, trace
 from sdap_lite.__main__ import app
 from sdap_lite.checkpoint import read_checkpoint, read_sealed, write_checkpoint, write_sealed
 from sdap_lite.distill import ALPHA
@@ -87,9 +86,26 @@ def test_record_holds_all_that_its_figures_depend_on(tmp_path: Path) -> None:
         assert row["macs removed"] == 1 - row["macs"] / dense["macs"]
         assert row["milliseconds"] > 0
         assert row["commit"] == card["commit"]
+        assert (row["hardware"], row["torch"]) == (card["hardware"], card["versions"]["torch"])
         assert row["alpha"] == ALPHA
         assert row["hold"] == (HOLD if row["arm"] == "sdap" else 0.0)
         assert row["validation"] == pytest.approx(row["history"][-1]["validation"], abs=1e-4)
+
+
+def test_each_row_names_the_machine_that_measured_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file grows over several; the oldest rows say nothing of theirs."""
+    record(tmp_path, arms=("sdap",))
+    found = written(tmp_path)
+    for key in ("hardware", "torch"):
+        del found["rows"][0][key]
+    write_sealed(tmp_path / "out/tiny.json", {k: v for k, v in found.items() if k != "checksum"})
+    monkeypatch.setattr(provenance, "hardware", lambda device=None: f"another machine's {device or 'best device'}")
+    record(tmp_path, arms=("sdap", "random"))
+    first, second = written(tmp_path)["rows"]
+    assert "hardware" not in first
+    assert second["hardware"] == "another machine's cpu"
+    assert second["torch"] == torch.__version__
+    assert written(tmp_path)["card"]["hardware"] == "another machine's best device"
 
 
 def test_rows_are_what_the_saved_networks_are_worth(tmp_path: Path) -> None:
@@ -244,6 +260,26 @@ def test_from_scratch_has_the_widths_of_the_other_arm_and_random_weights(tmp_pat
     assert "removed" not in rows["from scratch"]["history"][0]
 
 
+def test_from_scratch_is_trained_with_the_batches_of_its_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "tiny", replace(TINY, arms={name: {**arm, "batch_size": 32} for name, arm in ARMS.items()}))
+    record(tmp_path, arms=("sdap", "from scratch"))
+    batches = {path.name: read_checkpoint(path)["settings"]["batch_size"] for path in (tmp_path / "work").glob("tiny_*")}
+    assert sorted(batches.values()) == [32, 32]
+    assert all(row["batch_size"] == 32 for row in written(tmp_path)["rows"])
+
+
+def test_from_scratch_draws_its_weights_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU the same seed gives others."""
+    there: list[nn.Module] = []
+    drawn, cpu = baselines.reinitialise, nn.Module.cpu
+    monkeypatch.setattr(nn.Module, "cpu", lambda self: there.append(self) or cpu(self))
+    monkeypatch.setattr(baselines, "reinitialise", lambda model, *, seed: drawn(model, seed=seed if any(m is model for m in there) else -1))
+    record(tmp_path, arms=("sdap", "from scratch"))
+    (trained,) = (tmp_path / "work").glob("tiny_*scratch*")
+    small = load(trained / "pruned", NETS["tiny"](in_channels=3, classes=4))
+    assert read_checkpoint(trained)["settings"]["model"] == checkpoint.fingerprint(drawn(small, seed=0).state_dict().values())
+
+
 def test_bigger_teacher_is_left_out_without_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RECIPES, "tiny", replace(TINY, arms={"bigger teacher": {"teacher": "larger"}}))
     assert record(tmp_path) == ["bigger teacher, rate 0.5, seed 0: left out, since it needs the weights of larger (--teacher)"]
@@ -312,6 +348,33 @@ def test_killed_experiment_goes_on_where_it_was(tmp_path: Path, watch: Watch, la
     assert steady(killed["dense"]["tiny"]) == steady(whole["dense"]["tiny"])
 
 
+def test_killed_row_goes_on_with_the_scores_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watch: Watch) -> None:
+    """Taken once more on a GPU, they would not be the same to the last bit."""
+    taken: list[int] = []
+    monkeypatch.setitem(SCORES, "random", lambda model, graph, images, seed: taken.append(seed) or baselines.random(graph, seed=len(taken)))
+    watch.limit = 3
+    with pytest.raises(Killed):
+        record(tmp_path, arms=("random",))
+    watch.limit = None
+    record(tmp_path, arms=("random",))
+    assert watch.epochs == ["train"] * 2 + ["prune"] * 2
+    assert taken == [0]
+
+
+@pytest.mark.parametrize("spoil", ["damaged", "of another network"])
+def test_scores_that_are_not_the_rows_own_are_taken_anew(tmp_path: Path, watch: Watch, spoil: str) -> None:
+    watch.limit = 2
+    with pytest.raises(Killed):
+        record(tmp_path / "killed", arms=("random",))
+    (path,) = (tmp_path / "killed/work").glob("*/scores.safetensors")
+    scores = {name: torch.zeros_like(values) for name, values in load_tensors(path).items()}
+    save_tensors(scores, path, {"of": "0123456789abcdef"}) if spoil != "damaged" else path.write_bytes(b"damaged")
+    watch.limit = None
+    for folder in ("killed", "whole"):
+        record(tmp_path / folder, arms=("random",))
+    assert steady(written(tmp_path / "killed")["rows"][0]) == steady(written(tmp_path / "whole")["rows"][0])
+
+
 def test_run_killed_between_two_renamings_goes_on_from_the_checkpoint_before(tmp_path: Path, watch: Watch) -> None:
     watch.limit = 3
     with pytest.raises(Killed):
@@ -343,19 +406,54 @@ def test_rows_of_another_process_are_kept(tmp_path: Path) -> None:
     assert [row["arm"] for row in written(tmp_path)["rows"]] == ["random", "sdap"]
 
 
-def test_commands_that_share_a_file_take_turns(tmp_path: Path) -> None:
-    """While one reads, adds its row and writes, another waits."""
-    (tmp_path / "out").mkdir()
-    other = threading.Thread(target=record, args=(tmp_path,), kwargs={"arms": ("sdap",)})
-    with FileLock(tmp_path / "out/.tiny.lock"):
-        other.start()
-        while other.is_alive() and not list(tmp_path.glob("work/tiny*/pruned.json")):
-            time.sleep(0.01)
-        other.join(0.5)  # measured, and nothing left to do but write
-        assert other.is_alive()
-        assert not (tmp_path / "out/tiny.json").exists()
-    other.join()
+def test_row_of_another_process_is_not_measured_again(tmp_path: Path, watch: Watch) -> None:
+    lines = run("tiny", seeds=1, out=tmp_path / "out", work=tmp_path / "late", progress=False, arms=("sdap",))
+    record(tmp_path, arms=("sdap",))
+    done = len(watch.epochs)
+    assert list(lines) == []
+    assert len(watch.epochs) == done
     assert len(written(tmp_path)["rows"]) == 1
+
+
+def test_row_that_another_process_measured_meanwhile_stays_the_only_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = experiments._Experiment.measure
+
+    def slow(self: Any, arm: str, settings: dict[str, Any]) -> dict[str, Any]:
+        with monkeypatch.context() as patch:
+            patch.setattr(experiments._Experiment, "measure", measure)
+            record(tmp_path, arms=("sdap",))
+        return {**measure(self, arm, settings), "test": -1.0}
+
+    monkeypatch.setattr(experiments._Experiment, "measure", slow)
+    lines = list(run("tiny", seeds=1, out=tmp_path / "out", work=tmp_path / "slow", progress=False, arms=("sdap",)))
+    assert lines == ["sdap, rate 0.5, seed 0: left out, since another command wrote it meanwhile"]
+    (row,) = written(tmp_path)["rows"]
+    assert row["test"] >= 0
+
+
+def test_commands_that_share_a_file_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one reads, adds its row and writes, no other can have the lock."""
+    free: list[tuple[str, bool]] = []
+    (tmp_path / "out").mkdir()
+
+    def watched(name: str) -> Callable[[Any], None]:
+        method, lock = getattr(experiments._Experiment, name), FileLock(tmp_path / "out/.tiny.lock")
+
+        def call(self: Any) -> None:
+            try:
+                with lock.acquire(timeout=0):
+                    free.append((name, True))
+            except Timeout:
+                free.append((name, False))
+            method(self)
+
+        return call
+
+    for name in ("read", "write"):
+        monkeypatch.setattr(experiments._Experiment, name, watched(name))
+    record(tmp_path, arms=("sdap",))
+    assert free[-2:] == [("read", False), ("write", False)]
+    assert [name for name, _ in free].count("write") == 1
 
 
 def test_rows_measured_otherwise_are_refused(tmp_path: Path) -> None:

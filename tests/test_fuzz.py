@@ -23,9 +23,9 @@ from nets import assert_same_bits, build, fingerprint, pictures, randomize
 from PIL import Image
 from test_data import noise, write_cifar10, write_downsampled
 from test_random_cnn import BLOCKS, Random
-from torch import Tensor
+from torch import Tensor, nn
 
-from sdap_lite import Split, cost, count_params, data, largest_rate, load, prune, pruning, save, trace
+from sdap_lite import Split, baselines, cost, count_params, data, largest_rate, load, prune, pruning, save, trace
 from sdap_lite.checkpoint import NAME, read_checkpoint, sealed, write_checkpoint
 from sdap_lite.image_files import archives, batch_files, trees
 from sdap_lite.variants import Variant
@@ -92,8 +92,13 @@ def test_prune_any_network(
 ) -> None:
     if settings["variant"] and settings["variant"].start:  # gates whose value is trained
         settings |= {"rule": "adam", "ramp": max(settings["ramp"], 0.4), "unit": settings["unit"].replace("channels", "params")}
+    if settings["variant"] and settings["variant"].floor:  # of scores from 0 on
+        settings |= {"rule": {"straight-through": "rms", "adam": "frozen"}.get(settings["rule"], settings["rule"])}
     net, images = network(blocks, flatten, shape, seed), rectangles(shape, *counts)
     before, graph = fingerprint(net), trace(net, torch.zeros(1, *shape))
+    norms = [name for name, module in net.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm) and name in graph.layers]
+    if settings["rule"] == "frozen" and not any(bool(graph.removable[graph.layers[name].outputs].any()) for name in norms):
+        settings |= {"scores": baselines.l1(net, graph)}  # there are no scales to start from
     rate = share * largest_rate(graph, settings["unit"], settings["round_to"])
     fixed = cost(graph, unit="channels") - sum(len(group) for group in graph.prunable.values())
 

@@ -136,6 +136,20 @@ def test_a_mode_in_which_the_model_cannot_be_trained_is_not_chosen(monkeypatch: 
         measure.choose_mode(broken, EXAMPLE)
 
 
+def test_unknown_mode_is_refused() -> None:
+    model, images = build("resnet-pad"), pictures()
+    for call in (lambda: accuracy(model, images, mode="fp16"), lambda: measure.predict(model, images.test, images, mode="fp16")):
+        with pytest.raises(ValueError, match="mode must be one of fp32, fp32-channels-last, bf16-channels-last, got 'fp16'"):
+            call()
+
+
+def test_choosing_a_mode_leaves_the_random_numbers_alone() -> None:
+    """Whatever the model draws while it is timed."""
+    model, state = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(3 * 16 * 16, 4)), torch.get_rng_state()
+    measure.choose_mode(model, EXAMPLE.repeat(2, 1, 1, 1), steps=1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 @pytest.mark.parametrize("mode", ["fp32-channels-last", "bf16-channels-last"])
 def test_mode_is_checked(mode: str) -> None:
     model, state = build("vgg"), torch.get_rng_state()

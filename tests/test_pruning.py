@@ -10,7 +10,7 @@ import torch
 from nets import EXAMPLE, QUICK, Stopped, assert_same_bits, build, fingerprint, pictures, stop_after
 from torch import Tensor
 
-from sdap_lite import cost, count_params, largest_rate, prune, pruning, schedule, threshold, trace
+from sdap_lite import accuracy, cost, count_params, largest_rate, prune, pruning, schedule, threshold, trace, train
 
 
 def test_ramp_follows_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,6 +21,21 @@ def test_ramp_follows_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = 8 * 6
     wanted = [schedule(step / steps, 0.6, 0.5) for step in range(0, steps // 2, pruning.CLOSE_EVERY)]
     assert asked == pytest.approx([*wanted, 0.6], abs=1 / cost(trace(build("resnet-pad"), EXAMPLE)))  # a target is a whole number of parameters
+
+
+@pytest.mark.parametrize("ramp", [0.9, 1.0])
+def test_last_record_is_of_the_network_that_comes_back(tmp_path: Path, ramp: float) -> None:
+    """Where the ramp ends behind the last step, surgery comes after the last epoch."""
+    images = pictures(200)
+    held_out, _ = images.hold_out()
+    model = train(build("resnet-pad"), images, **{**QUICK, "epochs": 6, "lr": 0.1}).model
+    arguments: dict[str, Any] = {"rate": 0.8, "ramp": ramp, **QUICK, "batch_size": 180, "checkpoint": tmp_path}  # an epoch is one step
+    result = prune(model, images, **arguments)
+    last = result.history[-1]
+    assert last["removed"] == result.report.achieved("params")  # type: ignore[union-attr]
+    assert last["validation"] == accuracy(result.model, images, split=held_out) < result.history[0]["validation"]
+    again = prune(model, images, **arguments, resume=tmp_path)
+    assert again.history == result.history
 
 
 # Holding

@@ -213,6 +213,20 @@ def test_promises_say_what_was_counted() -> None:
     assert all(after[key] == before[key] for key in ("threads", "tensors", "modules", "hooks", "files"))
 
 
+def test_nothing_is_released_untested() -> None:
+    """And a newer push stops the build of a page, but no deployment."""
+    workflows = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".github/workflows").glob("*.yml")}
+    release, tests, book = (workflows[name]["jobs"] for name in ("release", "tests", "book"))
+    for job in release.values():
+        if any("gh release create" in step.get("run", "") for step in job.get("steps", [])):
+            assert release[job["needs"]]["uses"] == "./.github/workflows/tests.yml"
+    assert "workflow_call" in workflows["tests"][True]  # YAML takes 'on' for a truth
+    assert {"make lint", "make test"} <= {step.get("run") for step in tests["test"]["steps"]}
+    assert "concurrency" not in workflows["book"]
+    assert book["publish"]["concurrency"]["cancel-in-progress"] is False
+    assert book["publish"]["concurrency"]["group"] != book["build"]["concurrency"]["group"]
+
+
 def test_nothing_is_read_that_could_run_code() -> None:
     """No bare pickle anywhere: of the library, the scripts and the chapters."""
     sources = [path for path in files() if path.suffix in (".py", ".ipynb") and path.parent.name != "tests"]

@@ -70,9 +70,11 @@ def test_two_processes_find_what_one_finds(both: Found, name: str) -> None:
 
 
 def test_with_batch_norm_as_much_goes_and_the_loss_falls_alike(both: Found) -> None:
-    alone, together = run("resnet"), both[0]["resnet"]
-    assert together["history"][-1]["removed"] == pytest.approx(alone["history"][-1]["removed"], abs=0.05)
-    assert together["history"][-1]["loss"] == pytest.approx(alone["history"][-1]["loss"], rel=0.5)
+    """Half of a batch has other statistics: the losses differ by a hundredth, and fall by fifteen."""
+    alone, together = (found["history"] for found in (run("resnet"), both[0]["resnet"]))
+    assert 0.6 <= together[-1]["removed"] == pytest.approx(alone[-1]["removed"], abs=0.02)
+    assert [epoch["loss"] for epoch in together] == pytest.approx([epoch["loss"] for epoch in alone], rel=0.04)
+    assert together[-1]["loss"] < 0.9 * together[0]["loss"]
 
 
 def test_stopped_run_goes_on_bit_by_bit(both: Found) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +316,26 @@ def test_floor_keeps_a_share_of_every_group() -> None:
     assert min(int(k.sum()) for k in plain.values()) == 1
 
 
+@pytest.mark.parametrize("change", [{"floor": 0.1}, {"noise": 0.3}, {"compare": "adaptive"}], ids=lambda change: next(iter(change)))
+def test_scores_below_0_are_refused_where_their_order_would_be_lost(change: dict[str, Any]) -> None:
+    scores = {name: values - 0.5 for name, values in random(trace(build("vgg"), EXAMPLE)).items()}
+    with pytest.raises(ValueError, match=r"scores must be from 0 on where they are .*, got -0\.[45]"):
+        run(Variant(**change), rule="frozen", scores=scores)
+    run(Variant(), rule="frozen", scores=scores)
+
+
+def test_ranks_are_raised_whatever_the_scores() -> None:
+    """Compared by rank, no score is below 0, though the rule's may be."""
+    result = run(Variant(floor=0.3, noise=0.1, compare="uniform"), rule="straight-through", cost_power=0.0)
+    assert result.report.achieved() >= 0.5
+
+
+@pytest.mark.parametrize("change", [lambda scores: floored(scores, 0.5), lambda scores: noisy(scores, 1.0, torch.Generator())], ids=["floored", "noisy"])
+def test_scores_below_0_are_no_scores_to_multiply(change: Callable[[dict[str, Tensor]], object]) -> None:
+    with pytest.raises(ValueError, match=r"scores must be from 0 on, got -2 in group 'b'"):
+        change({"a": torch.zeros(2), "b": torch.tensor([1.0, -2.0])})
+
+
 def test_floor_gives_way_to_the_budget() -> None:
     graph = trace(models.VGG(11, width=16), EXAMPLE)
     kept = threshold(graph, floored(random(graph), 0.9), 0.75)
@@ -433,6 +454,12 @@ def test_wrong_changes_are_refused(change: dict[str, Any], message: str) -> None
         ({"scaling": True}, {"rule": "rms"}, r"rule must be straight-through or adam where a gate's value is trained .*, got 'rms'"),
         ({"soft": 30.0}, {"rule": "frozen"}, r"rule must be straight-through or adam where a gate's value is trained .*, got 'frozen'"),
         ({"compare": "adaptive"}, {"rule": "adam"}, r"rule must be one whose scores are from 0 on where they are compared as shares .*, got 'adam'"),
+        (
+            {"floor": 0.1},
+            {"rule": "straight-through"},
+            r"rule must be one whose scores are from 0 on where they are multiplied \(floor\), got 'straight-through'",
+        ),
+        ({"noise": 0.3}, {"rule": "adam"}, r"rule must be one whose scores are from 0 on where they are multiplied \(noise\), got 'adam'"),
         ({"soft": 30.0}, {"unit": "channels"}, "unit must be params or macs for soft gates, got 'channels'"),
         ({"soft": 30.0}, {"ramp": 0.0}, "ramp must be above 0 for soft gates, which learn along it, got 0"),
     ],

@@ -63,8 +63,7 @@ def install(name: str, root: Path) -> None:
         unpack(archive, unpacked)
         for entry in unpacked.iterdir():
             _write_sums(entry)
-            if not (root / entry.name).exists():  # another process may have been faster
-                entry.replace(root / entry.name)
+            _move(entry, root / entry.name)
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -122,6 +121,16 @@ def read_checked(path: Path) -> bytes:
 
 
 # ---------------------------------------------------------------------------------------------
+
+
+def _move(entry: Path, place: Path) -> None:
+    """Another process may have been faster, even while this one looks: what it put there is whole, and stays."""
+    if not place.exists():
+        try:
+            entry.replace(place)
+        except OSError:
+            if not place.is_dir():
+                raise
 
 
 def _write_sums(folder: Path) -> None:

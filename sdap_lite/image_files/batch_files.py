@@ -21,15 +21,18 @@ Part = tuple[Tensor, Tensor]  # uint8 images of shape [n, channels, side, side],
 def read_cifar(folder: Path, name: str) -> tuple[tuple[Part, Part], tuple[str, ...]]:
     """CIFAR-10 or -100 in its authors' files: training and test part, and the classes' names.
 
+    Images come class by class, each class in its authors' order. So they lie in an image tree, too, and images are held out
+    by their place: a network that was trained on one layout has never seen those that the other holds out.
+
     Raises:
-        ValueError: a file is missing or no batch of images.
+        ValueError: a file is missing or no batch of images, or the classes' names are.
     """
     ten = name == "cifar10"
     train = [f"data_batch_{i}" for i in range(1, 6)] if ten else ["train"]
     test, labels = ("test_batch", "labels") if ten else ("test", "fine_labels")
-    meta = _read_batch(folder / ("batches.meta" if ten else "meta"))
+    names = _names(folder / ("batches.meta" if ten else "meta"), "label_names" if ten else "fine_label_names")
     parts = _part([_read_batch(folder / f) for f in train], labels, 32), _part([_read_batch(folder / test)], labels, 32)
-    return parts, tuple(meta["label_names" if ten else "fine_label_names"])
+    return (_by_class(*parts[0]), _by_class(*parts[1])), names
 
 
 def read_downsampled(name: str, root: Path) -> tuple[tuple[Part, Part], tuple[str, ...]]:
@@ -87,6 +90,19 @@ def _read_batch(path: Path) -> dict[str, Any]:
     return content
 
 
+def _names(path: Path, key: str) -> tuple[str, ...]:
+    """The classes' names, in the order of their numbers."""
+    names = _read_batch(path).get(key)
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path} must hold a list of the classes' names as {key!r}, got {'none' if names is None else type(names).__name__}")
+    return tuple(names)
+
+
+def _by_class(pixels: Tensor, labels: Tensor) -> Part:
+    order = torch.argsort(labels, stable=True)
+    return pixels[order], labels[order]
+
+
 def _part(batches: list[dict[str, Any]], labels: str, side: int, first: int = 0) -> Part:
     """Images and labels of several batches, which count classes from ``first`` on."""
     for part in batches:
@@ -95,6 +111,8 @@ def _part(batches: list[dict[str, Any]], labels: str, side: int, first: int = 0)
         width = np.asarray(part["data"]).shape[1:]
         if width != (3 * side * side,):
             raise ValueError(f"an image of {side}x{side} pixels has {3 * side * side} numbers, got {width}")
+        if np.size(part[labels]) != len(part["data"]):
+            raise ValueError(f"a batch must hold one label for each of its {len(part['data'])} images, got {np.size(part[labels])}")
     pixels = np.concatenate([np.asarray(part["data"], np.uint8) for part in batches]).reshape(-1, 3, side, side)
     numbers = np.concatenate([np.asarray(part[labels], np.int64).reshape(-1) for part in batches]) - first
     return torch.from_numpy(pixels), torch.from_numpy(numbers)

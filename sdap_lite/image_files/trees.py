@@ -28,7 +28,7 @@ from ..checkpoint import clear_leftovers, fingerprint, write_atomically
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["read_tree"]
+__all__ = ["has_jpegs", "read_tree"]
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder has the same
 LARGEST = 2**29  # bytes of pixels that are kept: a disk is not ours to fill
@@ -53,8 +53,7 @@ def read_tree(tree: Path, size: int, *, keep: bool = True) -> tuple[tuple[Pixels
     Raises:
         ValueError: an image cannot be read, or its grey levels have no known range, or a class has no training image.
     """
-    test = tree / "test" if (tree / "test").is_dir() else tree / "val"
-    classes = _classes(tree / "train")
+    test, classes = _test(tree), _classes(tree / "train")
     if strangers := sorted(set(_classes(test)) - set(classes)):
         raise ValueError(f"{test}: every class must also be in {tree / 'train'}, but {', '.join(strangers)} is not")
     parts = [_files(folder, classes) for folder in (tree / "train", test)]
@@ -72,6 +71,17 @@ def read_tree(tree: Path, size: int, *, keep: bool = True) -> tuple[tuple[Pixels
             clear_leftovers(kept)
             write_atomically(kept, lambda file: _write_kept(file, found, state))
     return found, classes
+
+
+def has_jpegs(tree: Path) -> bool:
+    """Whether an image of the tree is a JPEG, whose pixels are not quite those that it was made from."""
+    files = (entry for part in (tree / "train", _test(tree)) for name in _classes(part) for entry in _images(part / name))
+    return any(entry.name.lower().endswith((".jpg", ".jpeg")) for entry in files)
+
+
+def _test(tree: Path) -> Path:
+    """The folder of the test images."""
+    return tree / "test" if (tree / "test").is_dir() else tree / "val"
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
@@ -92,13 +102,14 @@ def _files(folder: Path, classes: tuple[str, ...]) -> tuple[list[os.DirEntry[str
 
 def _images(folder: Path) -> Iterator[os.DirEntry[str]]:
     """The images of a folder and of all folders within, in any order."""
-    for entry in os.scandir(folder):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _images(Path(entry.path))
-        elif entry.name.lower().endswith(ENDINGS):
-            yield entry
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _images(Path(entry.path))
+            elif entry.name.lower().endswith(ENDINGS):
+                yield entry
 
 
 def _decode(files: list[os.DirEntry[str]], labels: Tensor, size: int) -> Pixels:
