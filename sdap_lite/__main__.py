@@ -227,6 +227,7 @@ def experiment(
 def _check_out(model: nn.Module, out: Path) -> None:
     """Writes the network beside ``out`` and takes it away again: what cannot be written is better known before hours of training."""
     try:
+        saving.paths(out)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".try-") as folder:
             saving.save(model, Path(folder) / out.name)
     except (ValueError, OSError, RuntimeError) as error:

@@ -9,7 +9,6 @@ says what the scores are worth:
 
 from __future__ import annotations
 
-import copy
 import itertools
 from numbers import Integral
 
@@ -17,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .copies import copied, in_mode
 from .data import Images, batches
 from .gates import Gates
 from .graph import ChannelGraph
@@ -86,7 +86,7 @@ def taylor(model: nn.Module, graph: ChannelGraph, images: Images, *, steps: int 
     """
     if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
         raise ValueError(f"steps must be a whole number from 1 on, got {steps!r}")
-    model = copy.deepcopy(model).eval()
+    model = in_mode(copied(model), False)
     device = next(model.parameters()).device
     squares = []
     shuffled = batches(images.hold_out()[1], batch_size, images, shuffle=torch.Generator().manual_seed(seed))
@@ -123,7 +123,7 @@ def reinitialise(model: nn.Module, *, seed: int = 0) -> nn.Module:
     Raises:
         ValueError: a module cannot.
     """
-    fresh = copy.deepcopy(model)
+    fresh = copied(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for name, module in fresh.named_modules():

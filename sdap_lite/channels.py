@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +29,7 @@ from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .checks import check_plain, undisturbed
-from .copies import empty_tables
+from .copies import starting_memo
 from .graph import ChannelGraph, Group, Kept, Layer
 from .tracing.labeller import LAYERS, UNCALLED, Findings, Labeller
 from .tracing.labels import FIXED, connect
@@ -94,7 +96,7 @@ def trace(model: nn.Module, example: Tensor) -> ChannelGraph:
 
 def _skeleton(model: nn.Module) -> nn.Module:
     """A copy whose tensors have shapes and no numbers: it takes no memory, and runs in no time."""
-    memo = empty_tables(model)
+    memo = starting_memo(model)
     for tensor in [*model.parameters(), *model.buffers()]:
         empty = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
@@ -108,13 +110,33 @@ def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
         raise TraceError(f"the model must be one that copy.deepcopy can copy, got: {error}") from error
 
 
+@contextmanager
+def _nothing_kept(model: nn.Module) -> Iterator[None]:
+    """Afterwards modules and their tables hold what they held: what the code keeps on them while it is written down are stand-ins.
+
+    Constants stay, which ``torch.fx`` puts there for the graph.
+    """
+    before = [(m, dict(vars(m)), dict(m._buffers), dict(m._parameters)) for m in model.modules()]
+    try:
+        yield
+    finally:
+        for m, own, buffers, parameters in before:
+            constants = {key: value for key, value in vars(m).items() if key.startswith("_tensor_constant")}
+            vars(m).clear()
+            vars(m).update(own | constants)
+            for table, values in ((m._buffers, buffers), (m._parameters, parameters)):
+                table.clear()
+                table.update(values)  # type: ignore[arg-type]
+
+
 def _write_down(model: nn.Module, example: Tensor, training: bool) -> tuple[fx.Graph, set[str]]:
     """The graph, and the names of its nodes whose value the code was told."""
     for m in model.modules():
         m.training = training
     writer = Writer(example)
     try:
-        return writer.trace(model), writer.asked
+        with _nothing_kept(model):
+            return writer.trace(model), writer.asked
     except Exception as error:  # fx raises many kinds, each for code that depends on the data
         scripted = re.match(r"(\w+)\(\) Expected a value of type .* found type '_(Proxy|Attribute)'", str(error))
         if scripted:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 
+from .copies import copied, in_mode
 from .data import Images
 from .graph import ChannelGraph
 from .measure import best_device, evaluating
@@ -88,7 +88,7 @@ def check_model(model: nn.Module, images: Images, what: str = "model", *, frozen
 def check_steady(model: nn.Module, images: Images) -> None:
     """Raises ValueError where the model answers the same images differently in eval mode: surgery could never be checked."""
     with undisturbed(model), torch.no_grad():
-        twin, x = copy.deepcopy(model).eval(), _noise(model, images.train.images.shape[1:])
+        twin, x = in_mode(copied(model), False), _noise(model, images.train.images.shape[1:])
         before = torch.get_rng_state()
         first = twin(x.clone())  # a copy: a network may work in place on what it is given
         again = 1 if torch.equal(before, torch.get_rng_state()) else 10  # what is drawn may make a difference only at times
@@ -109,7 +109,7 @@ def check_gradients(model: nn.Module, graph: ChannelGraph, images: Images) -> No
     reached: set[str] = set()
     consumers = {name: layer for name, layer in graph.layers.items() if layer.mixes}
     for training in (False, True):
-        twin = copy.deepcopy(model).requires_grad_(True).train(training)
+        twin = in_mode(copied(model), training).requires_grad_(True)
         twin.zero_grad()
         try:
             with undisturbed(model):
@@ -184,7 +184,7 @@ def _check_training(model: nn.Module, what: str, shape: tuple[int, ...]) -> None
     """Some networks have further heads in train mode, and give more than logits."""
     try:
         with undisturbed(model), torch.no_grad():
-            given = copy.deepcopy(model).train()(_noise(model, shape[1:]))
+            given = in_mode(copied(model), True)(_noise(model, shape[1:]))
     except Exception:  # it may want larger batches or another device: the first step will tell
         return
     if not isinstance(given, Tensor) or given.ndim != 2:

@@ -10,7 +10,6 @@ was: finished rows are not run again, an unfinished one goes on from its checkpo
 
 from __future__ import annotations
 
-import copy
 import itertools
 import re
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from . import baselines, data, provenance, saving
 from .channels import trace
 from .checkpoint import NAME, PREVIOUS, fingerprint, read_checkpoint, read_sealed, write_atomically, write_sealed
+from .copies import copied, in_mode
 from .data import Images
 from .distill import ALPHA
 from .graph import ChannelGraph
@@ -262,7 +262,7 @@ class _Experiment:
         kept = _read_scores(path, of)
         if kept is not None:
             return kept
-        scored = copy.deepcopy(dense).to(best_device())
+        scored = copied(dense).to(best_device())
         taken = SCORES[settings["scores"]](scored, trace(dense, self.example), self.images, settings["seed"])
         apart = {name: values.clone() for name, values in taken.items()}  # views of one storage would be refused
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -288,7 +288,7 @@ class _Experiment:
                 batch: dict[str, Any] = {} if recipe.dense_batch is None else {"batch_size": recipe.dense_batch}
                 trained = train(model, self.images, epochs=recipe.dense, lr=recipe.dense_lr, seed=0, **batch, **self.going_on(self.work / "dense-seed0"))
                 history = trained.history
-            model = model.to(best_device()).eval()
+            model = in_mode(model.to(best_device()), False)
             worth = {"test": accuracy(model, self.images), "validation": accuracy(model, self.images, split=self.images.hold_out()[0])}
             self.nets[net] = model.cpu()
             self.dense[net] = {**worth, **self.size(model), **_course(history)}

@@ -6,12 +6,13 @@ before it can do both: :math:`\gamma\,(Wx + b - \mu)/\sigma + \beta = (\gamma W/
 
 from __future__ import annotations
 
-import copy
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from .copies import copied, in_mode
 
 __all__ = ["fold_norms"]
 
@@ -35,8 +36,8 @@ def fold_norms(model: nn.Module, example: Tensor) -> nn.Module:
     >>> fold_norms(net, torch.zeros(2, 3, 8, 8))[1]
     Identity()
     """
-    plain = copy.deepcopy(model).eval().requires_grad_(False)
-    exact = copy.deepcopy(plain).cpu().double()
+    plain = in_mode(copied(model), False).requires_grad_(False)
+    exact = copied(plain).cpu().double()
     x = torch.randn(example.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         try:

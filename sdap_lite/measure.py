@@ -5,7 +5,6 @@ Chapter 1 measures with it, chapter 6 before and after surgery.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .copies import copied, in_mode
 from .data import Images, Split, batches
 
 __all__ = ["MODES", "Latency", "accuracy", "arrange", "best_device", "choose_mode", "count_macs", "count_params", "evaluating", "latency", "predict"]
@@ -34,7 +34,7 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """The model in eval mode; afterwards each module has the mode again that it had."""
     modes = [(module, module.training) for module in model.modules()]
     try:
-        yield model.eval()
+        yield in_mode(model, False)
     finally:
         for module, training in modes:
             module.training = training
@@ -203,7 +203,7 @@ def _same_random_state(example: Tensor) -> AbstractContextManager[None]:
 def _time_steps(model: nn.Module, example: Tensor, mode: str, steps: int, hopeless: float) -> float:
     """The fastest of some training steps, in seconds; no more of them once one took longer than ``hopeless``."""
     dtype, layout = MODES[mode]
-    model = arrange(copy.deepcopy(model).to(example.device).train(), layout)
+    model = arrange(in_mode(copied(model).to(example.device), True), layout)
     example = example.to(memory_format=layout)
     times = []
     for _ in range(steps + 1):

@@ -6,7 +6,6 @@ optimizer's state cut along, and the same loop goes on with the small model.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from .budget import cost, largest_rate, schedule, share_gone, threshold
 from .checks import undisturbed
+from .copies import copied, in_mode
 from .data import Images, batches
 from .distill import distillation_loss
 from .folding import fold_norms
@@ -44,13 +44,13 @@ class Pruning(Training):
     def __init__(
         self, model: nn.Module, teacher: nn.Module, graph: ChannelGraph, scores: dict[str, Tensor] | None, images: Images, settings: dict[str, Any]
     ) -> None:
-        super().__init__(copy.deepcopy(model), images, settings)
+        super().__init__(copied(model), images, settings)
         self.variant = Variant(**(settings["variant"] or {}))
         example = torch.zeros(2, *images.train.images.shape[1:])
         with undisturbed(teacher):
             if settings["alpha"] or self.variant.maps:
                 self.teacher = arrange(fold_norms(teacher, example).to(self.device), self.layout)
-            self.stages = stages(copy.deepcopy(model).eval(), graph, example) if self.variant.maps else []
+            self.stages = stages(in_mode(copied(model), False), graph, example) if self.variant.maps else []
         if missing := set(self.stages) - {name for name, _ in teacher.named_modules()}:
             raise ValueError(f"the teacher must have the convolutions whose feature maps are compared, but has no {', '.join(sorted(missing))}")
         self.graph = self.whole = graph

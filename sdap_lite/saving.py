@@ -6,7 +6,6 @@ whose layers are first cut to the recipe's widths.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .checkpoint import is_sealed, sealed, write_atomically, write_together
+from .copies import copied, in_mode
 
 __all__ = ["export_onnx", "load", "save"]
 
@@ -48,7 +48,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     """
     from safetensors.torch import save as to_bytes
 
-    weights, recipe = _paths(path)
+    weights, recipe = paths(path)
     if not weights.parent.is_dir():
         raise ValueError(f"the folder must exist, but there is no {weights.parent}")
     if any(parametrize.is_parametrized(m) for m in model.modules()):
@@ -78,14 +78,14 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     Raises:
         ValueError: a file is missing, damaged or foreign, or does not fit the class.
     """
-    weights, recipe = _paths(path)
+    weights, recipe = paths(path)
     card, content = _read_recipe(recipe), _read_weights(weights)
     if hashlib.sha256(content).hexdigest() != card["sha256"]:
         raise ValueError(f"{weights} must be the file that {recipe.name} was written with, but its checksum differs: it was damaged or exchanged")
     state = _read_state(weights, content)
     if card["class"] != type(model).__name__:
         raise ValueError(f"{recipe} is of class {card['class']}, but the model to load into is a {type(model).__name__}")
-    model = copy.deepcopy(model)
+    model = copied(model)
     tied = _tied(model)
     state = _with_tied(recipe, card.get("tied", {}), tied, state)
     modules = {name: m for name, m in model.named_modules() if _widths(m)}
@@ -104,7 +104,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     if apart:
         raise ValueError(f"{weights} must hold equal numbers for names that the model ties to one tensor, but these differ: {apart[:5]}")
     model.load_state_dict(state)
-    return model.eval()
+    return in_mode(model, False)
 
 
 def export_onnx(model: nn.Module, path: str | Path, example: Tensor) -> float:
@@ -125,7 +125,7 @@ def export_onnx(model: nn.Module, path: str | Path, example: Tensor) -> float:
     """
     import onnxruntime
 
-    model = copy.deepcopy(model).cpu().float().eval()
+    model = in_mode(copied(model).cpu().float(), False)
     x = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(0))
     dynamic = {"x": {0: torch.export.Dim("batch")}} if _first_argument(model) == "x" else ({0: torch.export.Dim("batch")},)
     program = torch.onnx.export(model, (x,), dynamo=True, dynamic_shapes=dynamic, verbose=False)
@@ -149,9 +149,14 @@ def export_onnx(model: nn.Module, path: str | Path, example: Tensor) -> float:
 # ---------------------------------------------------------------------------------------------
 
 
-def _paths(path: str | Path) -> tuple[Path, Path]:
+def paths(path: str | Path) -> tuple[Path, Path]:
+    """Where a network of this name lies: its weights and its recipe.
+
+    Raises:
+        ValueError: the name is none.
+    """
     path = Path(path)
-    if not path.name:
+    if path.name in ("", ".."):
         raise ValueError(f"path must name a file, without an ending, got {str(path)!r}")
     return path.with_name(path.name + ".safetensors"), path.with_name(path.name + ".json")
 

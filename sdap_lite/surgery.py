@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from .copies import empty_tables
+from .copies import copied, in_mode, starting_memo
 from .gates import check_model
 from .graph import ChannelGraph, Layer
 from .layers import ChannelPad
@@ -54,7 +55,7 @@ def remove_channels(model: nn.Module, graph: ChannelGraph, kept: dict[str, Tenso
     check_model(model, graph)
     flat = _check_kept(graph, kept)
     # Tensors to cut are given to deepcopy as copied already: the copy never holds more than the small model.
-    memo = empty_tables(model)
+    memo = starting_memo(model)
     for layer in sorted(graph.layers.values(), key=lambda layer: layer.kind != "parameter"):  # what is known of a tensor by itself comes first
         for key, tensor in _tensors(model, layer):
             memo.setdefault(id(tensor), _like(tensor, _cut(tensor, layer.slices(key, tensor.shape, flat))))
@@ -70,7 +71,7 @@ def masked(model: nn.Module, graph: ChannelGraph, kept: dict[str, Tensor]) -> nn
     """A copy of the model in which every consumer's columns of the channels that go are zero."""
     check_model(model, graph)
     flat = _check_kept(graph, kept)
-    memo: dict[int, Any] = {}
+    memo = starting_memo(model)
     for layer in graph.layers.values():
         if layer.mixes:
             weight = model.get_parameter(f"{layer.name}.weight")
@@ -174,11 +175,14 @@ def _resize(module: Any, layer: Layer, flat: Tensor) -> None:
         module.groups = inputs if layer.kind == "depthwise" else layer.parts
 
 
-def _compare(model: nn.Module, small: nn.Module, graph: ChannelGraph, flat: Tensor, dtype: torch.dtype = torch.float64) -> None:
-    """Runs the masked and the small model on one random input, in eval mode: in float64, or in float32 where a cast in the forward pass asks for it."""
-    large = masked(model, graph, graph.split(flat)).cpu().to(dtype).eval()
-    narrow = copy.deepcopy(small).cpu().to(dtype).eval()
-    x = torch.randn(2, *graph.shape[1:], dtype=dtype, generator=torch.Generator().manual_seed(0))
+def _compare(model: nn.Module, small: nn.Module, graph: ChannelGraph, flat: Tensor, dtype: torch.dtype = torch.float64, draw: Any = torch.randn) -> None:
+    """Runs the masked and the small model on one random input, in eval mode: in float64, or in float32 where a cast in the forward pass asks for it.
+
+    Where nothing comes out but NaN and infinity (a root of the input, say), once more with numbers from 0 to 1.
+    """
+    large = in_mode(masked(model, graph, graph.split(flat)).cpu().to(dtype), False)
+    narrow = in_mode(copied(small).cpu().to(dtype), False)
+    x = draw(2, *graph.shape[1:], dtype=dtype, generator=torch.Generator().manual_seed(0))
     differ: list[str] = []
     # A module may be called more than once. What a subclass makes of its product, only its own code knows: there the networks' outputs tell
     seen: dict[str, list[Tensor]] = {n: [] for n, y in graph.layers.items() if y.kind != "parameter" and _is_stock(model.get_submodule(n))}
@@ -206,7 +210,12 @@ def _compare(model: nn.Module, small: nn.Module, graph: ChannelGraph, flat: Tens
         except RuntimeError:
             if dtype == torch.float32:
                 raise
-            _compare(model, small, graph, flat, torch.float32)
+            _compare(model, small, graph, flat, torch.float32, draw)
+            return
+        if not _says_something(wanted):
+            if draw is torch.rand:
+                raise SurgeryError("the check must see finite numbers to prove anything, but the model's outputs on random inputs are NaN or infinite")
+            _compare(model, small, graph, flat, dtype, torch.rand)
             return
         try:
             got = narrow(x.clone())
@@ -219,6 +228,12 @@ def _compare(model: nn.Module, small: nn.Module, graph: ChannelGraph, flat: Tens
 def _is_stock(module: nn.Module) -> bool:
     """Whether a layer's output is known to have its channels where the layer's kind says."""
     return type(module).__module__.startswith("torch.nn.") or isinstance(module, ChannelPad)
+
+
+def _says_something(outputs: Any) -> bool:
+    """Whether there is a finite number among the outputs, or none is a number."""
+    numbers = [x for x in tree_leaves(outputs) if isinstance(x, Tensor) and x.numel()]
+    return not numbers or any(bool(x.isfinite().any()) for x in numbers)
 
 
 def _equal(wanted: Any, got: Any, tolerance: float = TOLERANCE[torch.float64]) -> bool:

@@ -6,7 +6,6 @@ and surgery in it (:mod:`sdap_lite.pruning`).
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from .budget import Report, largest_rate, least_width, report, threshold
 from .channels import trace
 from .checkpoint import fingerprint, read_checkpoint
 from .checks import check_gradients, check_model, check_number, check_plain, check_steady, plain, undisturbed
+from .copies import copied, in_mode
 from .data import Images
 from .distill import ALPHA
 from .graph import ChannelGraph
@@ -118,7 +118,7 @@ def train(
     folder, saved = open_run(settings, mode, checkpoint, resume, model, images)
     run = Training(model, images, settings)
     run.run(folder, saved, progress)
-    return Result(run.model.eval(), run.history, accuracy(run.model, images), settings)
+    return Result(in_mode(run.model, False), run.history, accuracy(run.model, images), settings)
 
 
 def prune(
@@ -222,10 +222,10 @@ def prune(
     run = Pruning(model, model if teacher is None else teacher, graph, scores, images, settings)
     run.run(folder, saved, progress)
     summary = report(graph, run.kept, asked=rate, unit=unit)
-    dense = copy.deepcopy(model).to(run.device)
+    dense = copied(model).to(run.device)
     if unit == "latency":
         summary = replace(summary, measured=time_both(dense, run.model, torch.zeros(graph.shape, device=run.device)))
-    return Result(run.model.eval(), run.history, accuracy(run.model, images), settings, accuracy(dense, images), summary, graph, run.kept)
+    return Result(in_mode(run.model, False), run.history, accuracy(run.model, images), settings, accuracy(dense, images), summary, graph, run.kept)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -256,4 +256,4 @@ def _timed(model: nn.Module, graph: ChannelGraph, device: str, resume: str | Pat
     saved = read_checkpoint(Path(resume))["settings"].get("times") if resume else None
     if saved:
         return replace(graph, times=LatencyTable.from_state_dict(saved))
-    return team(torch.device(device)).agree(time_layers(copy.deepcopy(model).to(device), graph))
+    return team(torch.device(device)).agree(time_layers(copied(model).to(device), graph))

@@ -279,6 +279,16 @@ def test_network_that_cannot_be_written_is_refused_before_any_training(tree: Pat
     assert not [path.name for path in tmp_path.iterdir() if "small" in path.name or path.name.startswith(".")]
 
 
+@pytest.mark.parametrize("out", [".", "..", ""])
+def test_place_without_a_name_is_refused_before_any_training(out: str, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sdap_lite.__main__.run_prune", None)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    said = refused("prune", "--net", "resnet20", "--data", "folder", "--root", tree, "--size", 16, "--out", out)
+    assert "path must name a file, without an ending" in said
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
 # What stops a run
 
 

@@ -35,13 +35,13 @@ _MATHS = """
     div eq erf erfc exp exp2 expm1 floor floor_divide fmax fmin fmod frac ge gt hypot
     isfinite isinf isnan le lerp log log10 log1p log2 logaddexp logical_and logical_not logical_or logical_xor logit lt masked_fill maximum minimum mul
     nan_to_num ne neg pow reciprocal relu remainder round rsqrt sigmoid sign sin sinh sqrt square sub tan tanh trunc where
-    full_like ones_like zeros_like
+    empty_like full_like ones_like rand_like randn_like zeros_like
 """
 ELEMENTWISE_MODULES = tuple(_of(nn, _ACTIVATIONS))
 ELEMENTWISE = _of(F, _FUNCTIONS) | _of(torch, _MATHS) | _of(torch, "sigmoid_ tanh_ true_divide multiply subtract divide celu selu threshold")
 ELEMENTWISE |= _of(operator, "neg pos add sub mul truediv floordiv mod pow iadd imul isub itruediv abs gt lt ge le eq ne and_ or_ xor invert")
 ELEMENTWISE_METHODS = {
-    *_MATHS.replace("full_like ones_like zeros_like", "").split(),
+    *_MATHS.replace("empty_like full_like ones_like rand_like randn_like zeros_like", "").split(),
     *"relu_ sigmoid_ tanh_ add_ sub_ mul_ div_ clamp_ exp_ neg_ masked_fill_ copy_ fill_ zero_ expand_as".split(),
     *"contiguous detach float double half bfloat16 bool int long cpu to type type_as".split(),
 }

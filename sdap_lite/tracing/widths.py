@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from .labels import FIXED, Labelled, Ties, along, compact
+from .operations import KINDS
 
 __all__ = ["Replay", "leaves", "mapped", "runner"]
 
@@ -149,6 +150,9 @@ class Replay:
 
     def _again(self, node: fx.Node, gone: Tensor, roots: Tensor) -> Any:
         value = self.env[node]
+        kind = node.target is getattr and node.args[1] in KINDS  # what no channel has a part in, and labels have otherwise
+        if kind or node.target in ("is_floating_point", torch.is_floating_point):
+            return value
         if any(isinstance(leaf, Labelled) for leaf in leaves(value)):
             return mapped(value, lambda x: _without(roots[compact(x.labels)].expand(x.labels.shape), gone) if isinstance(x, Labelled) else x)
         return self._run(node, gone, roots) if node.op.startswith("call") else value
