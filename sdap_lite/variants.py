@@ -102,7 +102,7 @@ class Variant:
 
     @property
     def unsigned(self) -> str | None:
-        """What wants scores from 0 on, as a sentence has it: it would turn the order of negative ones round, or lose it. Ranks always are."""
+        """What wants scores from 0 on, in the words of an error message. It would turn the order of others round, or lose it; ranks are never below 0."""
         if self.compare == "adaptive":
             return "compared as shares (adaptive)"
         if self.compare == "uniform" or not (self.floor or self.noise):
