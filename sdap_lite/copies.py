@@ -27,23 +27,23 @@ def starting_memo(model: nn.Module) -> dict[int, Any]:
     (OrderedDict(), False)
     """
     memo: dict[int, Any] = {}
+    seen: set[int] = set()
     for module in model.modules():
         for name, value in vars(module).items():
             if type(value) in (dict, OrderedDict, set) and not value:
                 memo[id(value)] = type(value)()
             elif name not in ("_parameters", "_modules"):
-                _note_activations(value, memo)
+                _note_activations(value, memo, seen)
     return memo
 
 
-def _note_activations(value: Any, memo: dict[int, Any]) -> None:
+def _note_activations(value: Any, memo: dict[int, Any], seen: set[int]) -> None:
     if isinstance(value, torch.Tensor) and not value.is_leaf:
         memo[id(value)] = value.detach().clone()
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            _note_activations(part, memo)
-    elif isinstance(value, dict):
-        _note_activations(list(value.values()), memo)
+    elif isinstance(value, (list, tuple, dict)) and id(value) not in seen:  # one may hold itself
+        seen.add(id(value))
+        for part in value.values() if isinstance(value, dict) else value:
+            _note_activations(part, memo, seen)
 
 
 def copied(model: M) -> M:

@@ -33,6 +33,7 @@ class Idiom(nn.Module):
 class KeepsActivations(Idiom):
     def mid(self, x: Tensor) -> Tensor:
         self.features, self.pyramid, self.named = x, [x, (x.relu(),)], {"last": x}
+        self.named["all"] = self.named  # type: ignore[assignment]
         return x
 
 
@@ -107,7 +108,7 @@ class MadeWhenFirstNeeded(Idiom):
 
     def mid(self, x: Tensor) -> Tensor:
         if self.grid is None:
-            self.grid = torch.linspace(0, 1, 16)
+            self.grid = torch.linspace(0, 1, x.shape[3])
         return x + self.grid.to(x.dtype)
 
 
