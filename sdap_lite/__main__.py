@@ -61,10 +61,21 @@ def _build(net: str, images: data.Images | None, pretrained: str | None, channel
         if source and pretrained:
             raise ValueError(f"pretrained must name weights that come with the library, which has none for {net}, got {pretrained!r}: give --weights")
         if source:
-            return getattr(importlib.import_module(source), name)()
+            return _call(net, getattr(importlib.import_module(source), name))
         if name not in NAMES:
             raise ValueError(f"net must be {', '.join(NAMES)}, torchvision:NAME or module:function, got {net!r}")
         return models.NETS[name](pretrained=pretrained, in_channels=channels, classes=classes)
+
+
+def _call(net: str, builder: Any) -> nn.Module:
+    """What a function of the user's builds."""
+    try:
+        built = builder()
+    except Exception as error:  # what user code may raise
+        raise ValueError(f"net must name a function that builds a network without arguments, but {net!r} raised {type(error).__name__}: {error}") from error
+    if not isinstance(built, nn.Module):
+        raise ValueError(f"net must name a function that returns a torch.nn.Module, but {net!r} returned a {type(built).__name__}")
+    return built
 
 
 def _shipped(net: str, name: str) -> str | None:

@@ -15,7 +15,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from .graph import ChannelGraph
+from .checks import check_number, plain
+from .graph import ChannelGraph, check_graph
 from .latency_table import LatencyTable
 
 __all__ = ["UNITS", "Report", "channel_costs", "cost", "largest_rate", "report", "schedule", "threshold"]
@@ -112,11 +113,12 @@ def threshold(
         with ``round_to`` too.
 
     Raises:
-        ValueError: the rate is no number from 0 to below 1, or more than can go; a score is NaN;
-            ``round_to`` is no whole number from 1 on.
+        ValueError: the rate is no number from 0 to below 1, or more than can go; scores are missing, no tensors, or NaN;
+            ``cost_power`` is no number from 0 on, or ``round_to`` no whole number from 1 on.
     """
     check_rate(rate)
     check_round_to(round_to)
+    check_number("cost_power", plain(cost_power), "be a number from 0 on", lambda v: v >= 0)
     rate, round_to = float(rate), int(round_to)  # numpy's would count in their own precision
     counter = _counter(graph, unit)
     flat = graph.join(scores, 0.0).detach().cpu().double()
@@ -216,6 +218,7 @@ def report(graph: ChannelGraph, kept: dict[str, Tensor], *, asked: float | None 
     Raises:
         ValueError: ``kept`` does not fit the graph or holds no bools.
     """
+    check_graph(graph)
     units = UNITS if graph.times is None else (*UNITS, "latency")
     before = {u: cost(graph, None, u) for u in units}
     after = {u: cost(graph, kept, u) for u in units}
@@ -235,10 +238,7 @@ def _flat(graph: ChannelGraph, kept: dict[str, Tensor] | None) -> Tensor:
     """One bool a channel; those outside the prunable groups stay."""
     if kept is None:
         return torch.ones(len(graph), dtype=torch.bool)
-    wrong = {name: k.dtype for name, k in kept.items() if k.dtype != torch.bool}
-    if wrong:
-        raise ValueError(f"kept must hold bool tensors, got {wrong}")
-    return graph.join(kept, True).cpu()
+    return graph.join_kept(kept)
 
 
 def _divide(scores: Tensor, costs: Tensor) -> Tensor:
@@ -331,8 +331,6 @@ class _Counter:
     """Adds up costs over layers: of pairs of kept inputs and outputs and of kept outputs, or looked up by their numbers."""
 
     def __init__(self, graph: ChannelGraph, unit: str) -> None:
-        if unit not in (*UNITS, "latency"):
-            raise ValueError(f"unit must be one of {', '.join(UNITS)}, latency, got {unit!r}")
         self.unit = unit
         layers = [layer for layer in graph.layers.values() if layer.kind != "pad"] + (list(graph.over_positions) if unit == "macs" else [])
         self.count = len(layers)
@@ -389,6 +387,9 @@ _counters: WeakKeyDictionary[ChannelGraph, dict[str, _Counter]] = WeakKeyDiction
 
 
 def _counter(graph: ChannelGraph, unit: str) -> _Counter:
+    check_graph(graph)
+    if unit not in (*UNITS, "latency"):
+        raise ValueError(f"unit must be one of {', '.join(UNITS)}, latency, got {unit!r}")
     known = _counters.setdefault(graph, {})
     if unit not in known:
         known[unit] = _Counter(graph, unit)

@@ -15,12 +15,25 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 
 from .copies import copied, in_mode
-from .data import Images
+from .data import Images, check_set
 from .graph import ChannelGraph
 from .measure import best_device, evaluating
 
-__all__ = ["check_device", "check_gradients", "check_images", "check_model", "check_number", "check_plain", "check_steady", "plain", "undisturbed"]
+__all__ = [
+    "check_device",
+    "check_gradients",
+    "check_images",
+    "check_model",
+    "check_module",
+    "check_number",
+    "check_plain",
+    "check_steady",
+    "check_unwrapped",
+    "plain",
+    "undisturbed",
+]
 
+WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module", "FullyShardedDataParallel": "module"}
 REMOVERS = {"WeightNorm": "remove_weight_norm", "SpectralNorm": "remove_spectral_norm"}  # of PyTorch's older norms of weights, which are hooks
 
 
@@ -46,14 +59,13 @@ def check_device(device: str | torch.device | None) -> torch.device:
     try:
         torch.ones(1, device=device).item()
         return torch.device(device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"device must be one that this PyTorch can compute on, got {str(device)!r}: {str(error).splitlines()[0]}") from error
 
 
 def check_images(images: Images, validation: float) -> None:
     """Raises ValueError unless there is something to learn from the images, when a share of them is held out."""
-    if not isinstance(images, Images):
-        raise ValueError(f"images must be an image set, as sdap.data.load gives, got {type(images).__name__}")
+    check_set(images)
     if len(images.train) < 4:
         raise ValueError(f"there must be at least 4 training images, got {len(images.train)}")
     held_out = max(1, round(validation * len(images.train))) if images.validation is None else 0
@@ -66,7 +78,8 @@ def check_images(images: Images, validation: float) -> None:
 
 def check_model(model: nn.Module, images: Images, what: str = "model", *, frozen: bool = False) -> int:
     """Raises ValueError unless the model classifies the images and can learn (a teacher may be frozen); returns its classes."""
-    _check_type(model, what)
+    check_module(model, what)
+    _check_tensors(model, what)
     if not any(p.requires_grad or frozen for p in model.parameters()):
         raise ValueError(f"the {what} must have parameters that require a gradient, but all are frozen (or there are none): call requires_grad_(True)")
     _check_numbers(model, what)
@@ -140,17 +153,28 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         np.random.set_state(numpy)  # noqa: NPY002
 
 
+def check_module(model: nn.Module, what: str = "model") -> None:
+    """Raises ValueError unless it is a network, and not its class or its weights."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"the {what} must be a torch.nn.Module, got {type(model).__name__}")
+
+
+def check_unwrapped(model: nn.Module) -> None:
+    """Raises ValueError unless the model is a network, and not one within another object whose names and code are its own."""
+    check_module(model)
+    kind = type(model).__name__
+    if kind in WRAPPERS:
+        raise ValueError(f"the model must be the network itself, but is wrapped in {kind}: give model.{WRAPPERS[kind]}")
+
+
 def check_plain(model: nn.Module) -> None:
     """Raises ValueError where something around the layers would see other channels after surgery, or hide them."""
-    wrapped = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module", "FullyShardedDataParallel": "module"}
-    _check_type(model, "model")
-    kind = type(model).__name__
-    if kind in wrapped:
-        raise ValueError(f"the model must be the network itself, but is wrapped in {kind}: give model.{wrapped[kind]}")
+    check_unwrapped(model)
+    _check_tensors(model, "model")
     if isinstance(model, torch.jit.ScriptModule):
-        raise ValueError(f"the model must be Python code that torch.fx can read, but is a {kind}: give the module that it was made from")
+        raise ValueError(f"the model must be Python code that torch.fx can read, but is a {type(model).__name__}: give the module that it was made from")
     for name, module in model.named_modules():
-        if "forward" in vars(module) and type(module).__name__ not in wrapped:  # a copy's would still be bound to the original, and no trace would show it
+        if "forward" in vars(module) and type(module).__name__ not in WRAPPERS:  # a copy's would still be bound to the original, and no trace would show it
             raise ValueError(f"the model must have no forward of an instance's own, which surgery cannot copy, but {name!r} has: write it into a class")
         if parametrize.is_parametrized(module):
             found = ", ".join(module.parametrizations)
@@ -162,9 +186,7 @@ def check_plain(model: nn.Module) -> None:
 # ---------------------------------------------------------------------------------------------
 
 
-def _check_type(model: nn.Module, what: str) -> None:
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"the {what} must be a torch.nn.Module, got {type(model).__name__}")
+def _check_tensors(model: nn.Module, what: str) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if nn.parameter.is_lazy(tensor):
             raise ValueError(f"the {what} must have all its tensors, but {name!r} has no shape before a first call: run it once on an example")

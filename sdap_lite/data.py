@@ -23,12 +23,27 @@ from torch import Tensor
 from .checkpoint import read_sealed
 from .image_files import archives
 from .image_files.batch_files import read_cifar, read_downsampled
+from .image_files.datasets import moments, read_dataset
 from .image_files.trees import has_jpegs, read_tree
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
 
-__all__ = ["DatasetUnavailable", "Images", "Split", "augment", "batches", "by_scale", "data_root", "load", "normalize", "recorded", "records"]
+__all__ = [
+    "DatasetUnavailable",
+    "Images",
+    "Split",
+    "augment",
+    "batches",
+    "by_scale",
+    "check_set",
+    "data_root",
+    "from_datasets",
+    "load",
+    "normalize",
+    "recorded",
+    "records",
+]
 
 T = TypeVar("T")
 
@@ -169,11 +184,24 @@ class Images:
             train: training images; a tenth as many, from those held out, are for validation.
             test: test images.
             seed: which ones are drawn.
+
+        Raises:
+            ValueError: a number is none.
         """
+        for name, count in (("train", train), ("test", test)):
+            if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
+                raise ValueError(f"{name} must be a whole number of images from 1 on, got {count!r}")
         held_out, rest = self.hold_out()
         wanted = ((rest, train), (held_out, max(1, train // 10)), (self.test, test))
         few = [split if count >= len(split) else split.divide(count, seed=seed)[0] for split, count in wanted]
         return replace(self, train=few[0], validation=few[1], test=few[2])
+
+
+def check_set(images: Images) -> None:
+    """Raises ValueError unless it is an image set."""
+    if not isinstance(images, Images):
+        way = "a part of a set is given beside it, as split=" if isinstance(images, Split) else "sdap.data.from_datasets makes one of PyTorch's datasets"
+        raise ValueError(f"images must be an image set, as sdap.data.load gives, got {type(images).__name__}: {way}")
 
 
 def by_scale(*, tiny: T, book: T, full: T) -> T:
@@ -223,8 +251,8 @@ def load(name: str, root: str | Path | None = None, *, size: int | None = None, 
     """
     if name not in SETS:
         raise ValueError(f"name must be one of {', '.join(SETS)}, got {name!r}")
-    if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or size < 1):
-        raise ValueError(f"size must be a whole number of pixels from 1 on, got {size!r}")
+    if size is not None:
+        _check_size(size)
     try:
         return _load(name, data_root(root), size, download)
     except DatasetUnavailable as error:
@@ -232,6 +260,36 @@ def load(name: str, root: str | Path | None = None, *, size: int | None = None, 
             raise
         print(f"!!! {name} cannot be had here, so {fallback} stands in for it: every figure below is {fallback}'s.\n!!! ({str(error).splitlines()[0]})")
         return load(fallback, root, size=size)
+
+
+def from_datasets(train: Any, test: Any, *, size: int, channels: int = 3, name: str = "own", classes: Iterable[str] | None = None) -> Images:
+    """An image set of two PyTorch datasets, such as torchvision's: all images are read once, into memory.
+
+    They must come as they are: a run augments them and normalises them itself, by the training images' mean and deviation.
+
+    Args:
+        train: the training images: a dataset with a length, each of whose items is an image (of Pillow; or a tensor [channels, height, width]
+            or an array [height, width, channels], uint8 or from 0 to 1) and its class's number.
+        test: the test images, of the same kind.
+        size: pixels a side; other images are cropped to their middle square and resized.
+        channels: 3 for colour, 1 for grey; images of the other kind are converted.
+        name: what figures are said to be measured on.
+        classes: the classes' names; default: those that ``train.classes`` says, else numbers.
+
+    Raises:
+        ValueError: an argument won't do, or an item of a dataset is no image with a label.
+
+    >>> pictures = [(torch.rand(3, 40, 32), n % 2) for n in range(10)]
+    >>> from_datasets(pictures[:8], pictures[8:], size=32).train.images.shape
+    torch.Size([8, 3, 32, 32])
+    """
+    _check_size(size)
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 or 3, got {channels!r}")
+    parts = [Split(*read_dataset(dataset, int(size), channels, part)) for part, dataset in (("training", train), ("test", test))]
+    counted = range(1 + max((int(split.labels.max()) for split in parts if len(split)), default=-1))
+    names = tuple(str(n) for n in (classes or getattr(train, "classes", None) or counted))
+    return Images(name, parts[0], parts[1], names, *moments(parts[0].images), f"{name}, {size} pixels")
 
 
 def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -330,6 +388,11 @@ def _load(name: str, root: Path, size: int | None, download: bool) -> Images:
         if int(split.labels.min()) < 0 or int(split.labels.max()) >= len(classes):
             raise ValueError(f"{name} in {root}: labels must lie in 0…{len(classes) - 1}, got {int(split.labels.min())}…{int(split.labels.max())}")
     return Images(name, train, test, classes, known.mean, known.std, note)
+
+
+def _check_size(size: int) -> None:
+    if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+        raise ValueError(f"size must be a whole number of pixels from 1 on, got {size!r}")
 
 
 def _stratified(labels: Tensor, count: int, seed: int, spare: bool) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .budget import threshold
-from .graph import ChannelGraph, Layer
+from .graph import ChannelGraph, Layer, check_graph
 from .rules import RootMeanSquare, Rule
 
 __all__ = ["Gates", "straight_through"]
@@ -98,6 +98,7 @@ class Gates:
     """
 
     def __init__(self, graph: ChannelGraph, rule: Rule | None = None) -> None:
+        check_graph(graph)
         self.graph = graph
         self.rule: Rule = RootMeanSquare() if rule is None else rule
         self.flat = torch.zeros(len(graph), requires_grad=True)
@@ -292,9 +293,12 @@ def check_model(model: nn.Module, graph: ChannelGraph) -> dict[str, nn.Module]:
     """The modules of the graph's layers, by name.
 
     Raises:
-        ValueError: a layer is missing in the model or has other widths than were traced.
+        ValueError: one of them is none; a layer is missing in the model or has other widths than were traced.
         RuntimeError: a layer has gates.
     """
+    check_graph(graph)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
     modules = dict(model.named_modules())
     for name, layer in graph.layers.items():
         owner = layer.module

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .latency_table import LatencyTable
 
-__all__ = ["ChannelGraph", "Group", "Kept", "Layer"]
+__all__ = ["ChannelGraph", "Group", "Kept", "Layer", "check_graph"]
 
 ROWS = ("weight", "bias", "running_mean", "running_var")  # what has a row a channel; other tensors of a module are the user's own
 
@@ -147,9 +147,12 @@ class ChannelGraph:
         """The inverse of :meth:`split`, of a type that holds all parts; channels outside the prunable groups get ``fill``.
 
         Raises:
-            ValueError: a group is missing, unknown, or of the wrong size.
+            ValueError: a group is missing, unknown, or of the wrong size, or its values are no tensor.
         """
         wanted = self.prunable
+        if not isinstance(parts, dict) or not all(isinstance(part, Tensor) for part in parts.values()):
+            found = sorted({type(part).__name__ for part in parts.values()}) if isinstance(parts, dict) else type(parts).__name__
+            raise ValueError(f"there must be a dictionary with a tensor for each prunable group, got {f'one of {found}' if isinstance(parts, dict) else found}")
         if parts.keys() != wanted.keys():
             missing, unknown = wanted.keys() - parts.keys(), parts.keys() - wanted.keys()
             raise ValueError(f"there must be one tensor for each prunable group; missing: {sorted(missing)}, unknown: {sorted(unknown)}")
@@ -160,6 +163,17 @@ class ChannelGraph:
             if parts[name].shape != (len(group),):
                 raise ValueError(f"group {name!r} has {len(group)} channels, got a tensor of shape {list(parts[name].shape)}")
             flat[group.start : group.stop] = parts[name]
+        return flat
+
+    def join_kept(self, kept: dict[str, Tensor]) -> Tensor:
+        """One bool a channel, on the CPU; channels outside the prunable groups stay.
+
+        Raises:
+            ValueError: as :meth:`join`; or what is kept is not said by bools.
+        """
+        flat = self.join(kept, True).cpu()
+        if flat.dtype != torch.bool:
+            raise ValueError(f"kept must hold bool tensors, got { ({name: str(k.dtype) for name, k in kept.items() if k.dtype != torch.bool}) }")
         return flat
 
     def narrowed(self, kept: dict[str, Tensor]) -> ChannelGraph:
@@ -207,3 +221,9 @@ class ChannelGraph:
         for note in self.kept:
             places.setdefault((note.operation, note.reason, tuple(note.channels.tolist())), []).append(note)
         return [str(first) + (f" ({len(rest)} more of these)" if rest else "") for first, *rest in places.values()]
+
+
+def check_graph(graph: ChannelGraph) -> None:
+    """Raises ValueError unless it is what :func:`sdap_lite.trace` gives."""
+    if not isinstance(graph, ChannelGraph):
+        raise ValueError(f"the graph must be a ChannelGraph, as sdap.trace(model, example) gives, got {type(graph).__name__}")

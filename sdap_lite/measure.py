@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .copies import copied, in_mode
-from .data import Images, Split, batches
+from .data import Images, Split, batches, check_set
 
 __all__ = ["MODES", "Latency", "accuracy", "arrange", "best_device", "choose_mode", "count_macs", "count_params", "evaluating", "latency", "predict"]
 
@@ -113,12 +113,13 @@ def predict(model: nn.Module, split: Split, images: Images, *, mode: str = "fp32
         batch_size: images a step.
 
     Raises:
-        ValueError: there is no such mode.
+        ValueError: there is no such mode, or the images are no set.
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    check_set(images)
     dtype, layout = MODES[mode]
-    device = next(model.parameters()).device
+    device = next(model.parameters(), torch.zeros(0)).device
     batch_size = batch_size or (64 if device.type == "cpu" else 512)  # what a CPU's caches hold goes through twice as fast
     logits = []
     with evaluating(model), torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=dtype != torch.float32):
@@ -137,8 +138,9 @@ def accuracy(model: nn.Module, images: Images, *, split: Split | None = None, mo
         mode: one of :data:`sdap_lite.measure.MODES`.
 
     Raises:
-        ValueError: there is no such mode.
+        ValueError: there is no such mode, or the images are no set.
     """
+    check_set(images)
     split = images.test if split is None else split
     return float((predict(model, split, images, mode=mode).argmax(1) == split.labels.cpu()).double().mean())
 

@@ -159,8 +159,7 @@ class Pruning(Training):
     def after_backward(self) -> None:
         if self.gates is not None:
             gradient = self.of_labels if self.variant.labels else self.gates.flat.grad
-            assert gradient is not None
-            gradient = self.team.mean(gradient)
+            gradient = torch.zeros_like(self.gates.flat) if gradient is None else self.team.mean(gradient)  # None: no layer has gates
             self.gates.flat.grad = self.softened(gradient) if self.variant.soft else gradient
             self.gates.learn()
 

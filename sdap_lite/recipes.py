@@ -206,7 +206,7 @@ RECIPES: dict[str, Recipe] = {
         "torchvision:mobilenet_v2",
         "imagenette",
         4,
-        _taught(_small_batches({**RIVALS, **NEITHER, "alpha 0.5": {"alpha": 0.5}, **{name: TODAY[name] for name in ("hold 10, alpha 0.5", "Taylor, alpha 0.5")}})),
+        _taught(_small_batches({**RIVALS, **NEITHER, "alpha 0.5": {"alpha": 0.5}, **{k: TODAY[k] for k in ("hold 10, alpha 0.5", "Taylor, alpha 0.5")}})),
         size=64,
     ),
     "ablation-vgg": Recipe("vgg", "cifar10", 3, ABLATION, images=15_000, all_validation=True),

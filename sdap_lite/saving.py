@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .checkpoint import is_sealed, sealed, write_atomically, write_together
+from .checks import check_unwrapped
 from .copies import copied, in_mode
 
 __all__ = ["export_onnx", "load", "save"]
@@ -36,7 +37,7 @@ def save(model: nn.Module, path: str | Path) -> None:
         path: without an ending; its folder must exist.
 
     Raises:
-        ValueError: the model has gates, or a state that is no tensor, or the folder does not exist.
+        ValueError: the model is none, is wrapped, or has gates or a state that is no tensor; or the folder does not exist.
 
     >>> import tempfile
     >>> from sdap_lite import models
@@ -48,6 +49,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     """
     from safetensors.torch import save as to_bytes
 
+    check_unwrapped(model)
     weights, recipe = paths(path)
     if not weights.parent.is_dir():
         raise ValueError(f"the folder must exist, but there is no {weights.parent}")
@@ -76,8 +78,11 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         A new model with the saved widths and weights, in eval mode.
 
     Raises:
-        ValueError: a file is missing, damaged or foreign, or does not fit the class.
+        ValueError: a file is missing, damaged or foreign, or does not fit the class; the model is none, is wrapped, or holds no numbers.
     """
+    check_unwrapped(model)
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        raise ValueError("the model to load into must be on a device that holds numbers, got meta: build it outside of torch.device('meta')")
     weights, recipe = paths(path)
     card, content = _read_recipe(recipe), _read_weights(weights)
     if hashlib.sha256(content).hexdigest() != card["sha256"]:
@@ -121,12 +126,19 @@ def export_onnx(model: nn.Module, path: str | Path, example: Tensor) -> float:
 
     Raises:
         ModuleNotFoundError: the extra ``export`` is not installed.
+        ValueError: the model is none, is wrapped, or gives more than one tensor; or the folder does not exist.
         RuntimeError: ONNX Runtime computes something else.
     """
     import onnxruntime
 
+    check_unwrapped(model)
+    if not Path(path).parent.is_dir():
+        raise ValueError(f"the folder must exist, but there is no {Path(path).parent}")
     model = in_mode(copied(model).cpu().float(), False)
     x = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        if not isinstance(given := model(x), Tensor):
+            raise ValueError(f"the model must give one tensor in eval mode, to be compared with ONNX Runtime's, got {type(given).__name__}")
     dynamic = {"x": {0: torch.export.Dim("batch")}} if _first_argument(model) == "x" else ({0: torch.export.Dim("batch")},)
     program = torch.onnx.export(model, (x,), dynamo=True, dynamic_shapes=dynamic, verbose=False)
     assert program is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ def check_asked(
         check_number(name, value, "lie between 0 and 1", lambda v: 0 <= v <= 1)
     check_number("temperature", temperature, "be above 0", lambda v: v > 0)
     check_number("hold", hold, "be a number from 0 on", lambda v: v >= 0)
-    if rule not in RULES:
+    if not isinstance(rule, str) or rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
     check_round_to(round_to)
     if isinstance(cuts, bool) or not isinstance(cuts, int) or cuts < 1:
@@ -82,6 +83,8 @@ def check_asked(
 
 def check_variant(variant: Variant, **asked: Any) -> None:
     """That what is done otherwise goes with what is asked."""
+    if not isinstance(variant, Variant):
+        raise ValueError(f"variant must be an sdap_lite.variants.Variant, got {type(variant).__name__}")
     if variant.start is not None and asked["rule"] not in ("straight-through", "adam"):
         raise ValueError(f"rule must be straight-through or adam where a gate's value is trained (scaling, soft), got {asked['rule']!r}")
     if variant.unsigned and asked["rule"] in ("straight-through", "adam"):
@@ -111,6 +114,9 @@ def open_run(
     settings: dict[str, Any], mode: str, checkpoint: str | Path | None, resume: str | Path | None, model: nn.Module, images: Images
 ) -> tuple[Path | None, dict[str, Any] | None]:
     """Where checkpoints go, and the one to go on from; completes the settings by the mode."""
+    for name, folder in (("checkpoint", checkpoint), ("resume", resume)):
+        if not isinstance(folder, (str, Path, NoneType)):
+            raise ValueError(f"{name} must name a folder, got {folder!r}")
     if resume and checkpoint and Path(resume).resolve() != Path(checkpoint).resolve():
         raise ValueError(f"checkpoint must be left out or name the folder that resume names, in which the run goes on, got {checkpoint} and {resume}")
     saved = read_checkpoint(Path(resume)) if resume else None

@@ -119,10 +119,7 @@ def slice_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, small: n
 
 def _check_kept(graph: ChannelGraph, kept: dict[str, Tensor]) -> Tensor:
     """One bool a channel; raises where the network could not live with it."""
-    wrong = {name: str(k.dtype) for name, k in kept.items() if k.dtype != torch.bool}
-    if wrong:
-        raise ValueError(f"kept must hold bool tensors, got {wrong}")
-    flat = graph.join(kept, True).cpu()
+    flat = graph.join_kept(kept)
     lost = ~flat & ~graph.removable
     if bool(lost.any()):
         group = next(g.name for g in graph.groups.values() if bool(lost[g.start : g.stop].any()))

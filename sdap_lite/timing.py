@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .budget import cost, largest_rate, threshold
-from .graph import ChannelGraph, Group, Layer
+from .graph import ChannelGraph, Group, Layer, check_graph
 from .latency_table import LatencyTable, monotone
 from .measure import evaluating
 from .surgery import remove_channels
@@ -73,6 +73,7 @@ def time_layers(
     """
     if points < 2 or repeats < 1:
         raise ValueError(f"points must be from 2 on and repeats from 1 on, got {points} and {repeats}")
+    check_graph(graph)
     layers = [layer for layer in graph.layers.values() if layer.kind != "pad"]
     example = next(model.parameters()).new_zeros(1, *graph.shape[1:])
     kept = _half(graph)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from nets import EXAMPLE, Flattened, assert_same_bits, build, fingerprint, pictures
 from torch import Tensor, nn
 from torch.nn.utils.prune import random_unstructured
+from torch.utils.data import DataLoader
 
 import sdap_lite as sdap
 from sdap_lite import Images, Split, models, prune, remove_channels, slice_optimizer, threshold, trace, train
@@ -31,6 +32,12 @@ IMAGES = pictures()
 GRAPH = trace(build("resnet-pad"), EXAMPLE)
 LARGEST = f"{sdap.largest_rate(GRAPH):.4f}"
 FLOAT32 = "the model must be float32 (mixed precision is chosen by mode=), got "
+FLAT = GRAPH.split(torch.ones(len(GRAPH)))
+SET = "images must be an image set, as sdap.data.load gives, got "
+READ = "sdap.data.from_datasets makes one of PyTorch's datasets"
+TRACED = "the graph must be a ChannelGraph, as sdap.trace(model, example) gives, got "
+PARTS = "there must be a dictionary with a tensor for each prunable group, got "
+WRAPPED = "the model must be the network itself, but is wrapped in "
 RATE = "rate must be the share that is removed, a number from 0 to below 1, got "
 
 
@@ -201,7 +208,11 @@ TABLE: dict[str, tuple[Callable[[], object], str]] = {
     "device: without numbers": (training(device="meta"), "device must be one that this PyTorch can compute on, got 'meta': Tensor.item() cannot be called on*"),
     "resume: nowhere": (training(resume="no/where"), "resume must name a folder with a checkpoint.pt in it, got no/where"),
     # images
-    "images: a name": (pruning(images="cifar10"), "images must be an image set, as sdap.data.load gives, got str"),
+    "images: a name": (pruning(images="cifar10"), f"{SET}str: {READ}"),
+    "images: a loader": (training(images=DataLoader([1])), f"{SET}DataLoader: {READ}"),
+    "images: a part of a set": (lambda: sdap.accuracy(build("vgg"), IMAGES.test), f"{SET}Split: a part of a set is given beside it, as split="),
+    "images: fewer, in words": (lambda: IMAGES.limit("5", 3), "train must be a whole number of images from 1 on, got '5'"),
+    "images: none of many": (lambda: IMAGES.limit(5, 0), "test must be a whole number of images from 1 on, got 0"),
     "images: none": (lambda: replace(IMAGES, train=IMAGES.train[:0]), "there must be at least one training image, got none"),
     "images: none to test": (lambda: replace(IMAGES, test=IMAGES.test[:0]), "there must be at least one test image, got none"),
     "images: none to validate": (lambda: replace(IMAGES, validation=IMAGES.test[:0]), "there must be at least one validation image, got none"),
@@ -264,6 +275,46 @@ TABLE: dict[str, tuple[Callable[[], object], str]] = {
     "Taylor: no steps": (
         lambda: sdap.baselines.taylor(build("resnet-pad"), GRAPH, IMAGES, steps=0),
         "steps must be a whole number from 1 on, got 0",
+    ),
+    "scores: a list": (pruning(scores=[1.0]), f"scores must fit the network: {PARTS}list"),
+    "scores: lists": (pruning(scores={name: [1.0] for name in GRAPH.prunable}), f"scores must fit the network: {PARTS}one of ['list']"),
+    "threshold: of a model": (lambda: threshold(build("resnet-pad"), FLAT, 0.5), f"{TRACED}ResNet"),
+    "threshold: of lists": (lambda: threshold(GRAPH, {name: [1.0] for name in FLAT}, 0.5), f"{PARTS}one of ['list']"),
+    "threshold: of one tensor": (lambda: threshold(GRAPH, torch.ones(3), 0.5), f"{PARTS}Tensor"),
+    **{
+        f"cost power: {power}": (lambda power=power: threshold(GRAPH, FLAT, 0.5, cost_power=power), f"cost_power must be a number from 0 on, got {power!r}")
+        for power in (math.nan, -3, "1")
+    },
+    "kept: nothing": (lambda: remove_channels(build("resnet-pad"), GRAPH, None), f"{PARTS}NoneType"),
+    "kept: numbers": (
+        lambda: sdap.report(GRAPH, FLAT),
+        f"kept must hold bool tensors, got {dict.fromkeys(GRAPH.prunable, 'torch.float32')}",
+    ),
+    "report: of a model": (lambda: sdap.report(build("resnet-pad"), FLAT), f"{TRACED}ResNet"),
+    "surgery: in another order": (lambda: remove_channels(GRAPH, build("resnet-pad"), FLAT), f"{TRACED}ResNet"),
+    "gates: of a model": (lambda: sdap.Gates(build("resnet-pad")), f"{TRACED}ResNet"),
+    "gates: on a graph": (lambda: sdap.Gates(GRAPH).attach(GRAPH), "the model must be a torch.nn.Module, got ChannelGraph"),
+    "times: of a model": (lambda: sdap.time_layers(build("resnet-pad"), build("resnet-pad")), f"{TRACED}ResNet"),
+    # arguments of a wrong type
+    "variant: a name": (pruning(variant="soft"), "variant must be an sdap_lite.variants.Variant, got str"),
+    "unit: a list": (pruning(unit=["params"]), "unit must be one of params, macs, channels, latency, got ['params']"),
+    "rule: a list": (pruning(rule=["rms"]), "rule must be one of rms, straight-through, adam, frozen, got ['rms']"),
+    "device: a number": (pruning(device=3.5), "device must be one that this PyTorch can compute on, got '3.5': ones(): argument 'device' must be*"),
+    "checkpoint: a number": (training(checkpoint=5), "checkpoint must name a folder, got 5"),
+    "resume: a number": (pruning(resume=5), "resume must name a folder, got 5"),
+    # files
+    "save: weights alone": (lambda: sdap.save(build("vgg").state_dict(), "x"), "the model must be a torch.nn.Module, got OrderedDict"),
+    "save: compiled": (lambda: sdap.save(torch.compile(build("vgg")), "x"), f"{WRAPPED}OptimizedModule: give model._orig_mod"),
+    "load: into a class": (lambda: sdap.load("x", models.VGG), "the model must be a torch.nn.Module, got type"),
+    "load: into DataParallel": (lambda: sdap.load("x", nn.DataParallel(build("vgg"))), f"{WRAPPED}DataParallel: give model.module"),
+    "load: without numbers": (
+        lambda: sdap.load("x", build("vgg").to("meta")),
+        "the model to load into must be on a device that holds numbers, got meta: build it outside of torch.device('meta')",
+    ),
+    "export: nowhere": (lambda: sdap.export_onnx(build("vgg"), "no/where/x.onnx", EXAMPLE), "the folder must exist, but there is no no/where"),
+    "export: two outputs": (
+        lambda: sdap.export_onnx(Changed(lambda net, y: (y, y)), "x.onnx", EXAMPLE),
+        "the model must give one tensor in eval mode, to be compared with ONNX Runtime's, got tuple",
     ),
     # models
     "model: a name": (pruning(model="resnet20"), "the model must be a torch.nn.Module, got str"),
@@ -334,8 +385,8 @@ TABLE: dict[str, tuple[Callable[[], object], str]] = {
         of(lambda net: sdap.Gates(GRAPH).attach(net)),
         "the model must have no gates or other parametrizations, but 'conv1' has, on weight: detach() or remove them first",
     ),
-    "model: DataParallel": (of(nn.DataParallel), "the model must be the network itself, but is wrapped in DataParallel: give model.module"),
-    "model: compiled": (of(torch.compile), "the model must be the network itself, but is wrapped in OptimizedModule: give model._orig_mod"),
+    "model: DataParallel": (of(nn.DataParallel), f"{WRAPPED}DataParallel: give model.module"),
+    "model: compiled": (of(torch.compile), f"{WRAPPED}OptimizedModule: give model._orig_mod"),
     # teachers and optimizers
     "teacher: other classes": (pruning(teacher=models.ResNet(8, classes=7, width=4)), "the teacher must give as many logits as the model, 10, got 7"),
     "teacher: fewer classes": (

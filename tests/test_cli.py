@@ -238,6 +238,22 @@ def test_unknown_network_is_refused(tree: Path) -> None:
     assert "pretrained must be one of" in refused("prune", "--pretrained", "magic", *images)
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def net(width): ...", "'mynets:net' raised TypeError: net() missing 1 required positional argument: 'width'"),
+        ("def net(): raise KeyError('width')", "'mynets:net' raised KeyError: 'width'"),
+        ("def net(): ...", "must name a function that returns a torch.nn.Module, but 'mynets:net' returned a NoneType"),
+        ("net = 5", "'mynets:net' raised TypeError: 'int' object is not callable"),
+    ],
+)
+def test_what_builds_no_network_is_refused(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str) -> None:
+    (tmp_path / "mynets.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mynets", raising=False)
+    assert said in refused("prune", "--net", "mynets:net", "--data", "folder", "--root", tree, "--size", 16)
+
+
 def test_unknown_images_are_refused(tmp_path: Path) -> None:
     assert "name must be one of cifar10" in refused("data", "mnist")
     assert "Three ways out" in refused("data", "imagenet32", "--root", tmp_path)

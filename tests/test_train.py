@@ -162,10 +162,16 @@ def test_rate_zero_removes_nothing() -> None:
     assert count_params(result.model) == count_params(model)
 
 
+NOTHING_MAY_GO = {
+    "the outputs are all channels": nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    "no layer has gates": nn.Sequential(nn.Flatten(), nn.PReLU(), nn.AdaptiveAvgPool1d(4)),
+}
+
+
 @pytest.mark.parametrize("ramp", [0.0, 0.5, 1.0])
-def test_network_without_a_channel_that_may_go(ramp: float) -> None:
-    """The outputs are all the channels that there are."""
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+@pytest.mark.parametrize("net", NOTHING_MAY_GO)
+def test_network_without_a_channel_that_may_go(net: str, ramp: float) -> None:
+    model = NOTHING_MAY_GO[net]
     assert largest_rate(trace(model, EXAMPLE)) == 0
     result = prune(model, pictures(), 0.0, ramp=ramp, cuts=2, **{**QUICK, "epochs": 4, "batch_size": 8})
     assert result.kept == {}

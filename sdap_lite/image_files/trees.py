@@ -28,7 +28,7 @@ from ..checkpoint import clear_leftovers, fingerprint, write_atomically
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["has_jpegs", "read_tree"]
+__all__ = ["Pixels", "has_jpegs", "read_tree", "square"]
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder has the same
 LARGEST = 2**29  # bytes of pixels that are kept: a disk is not ours to fill
@@ -130,14 +130,21 @@ def _read_image(path: str, size: int) -> np.ndarray:
 
     try:
         with Image.open(io.BytesIO(Path(path).read_bytes())) as opened:  # from memory: twice as fast
-            image = opened if opened.mode == "RGB" else _of_8_bits(opened).convert("RGB")
-            if image.size != (size, size):
-                side = min(image.size)
-                left, top = (image.width - side) // 2, (image.height - side) // 2
-                image = image.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
-            return np.asarray(image)
+            return np.asarray(square(opened, size))
     except Exception as error:  # a broken image can raise nearly anything
         raise ValueError(f"{path} must be an image, but cannot be read as one: {error}") from error
+
+
+def square(image: Image, size: int, mode: str = "RGB") -> Image:
+    """The middle square of an image, resized, in colour or (mode ``"L"``) in grey."""
+    from PIL.Image import Resampling
+
+    image = image if image.mode == mode else _of_8_bits(image).convert(mode)
+    if image.size == (size, size):
+        return image
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.resize((size, size), Resampling.BILINEAR, (left, top, left + side, top + side))
 
 
 def _of_8_bits(image: Image) -> Image:
