@@ -25,7 +25,7 @@ def measure() -> list[Row]:
     dense = sdap.models.stock("mobilenet_v2").eval()
     graph = sdap.trace(dense, torch.zeros(1, 3, SIDE, SIDE))
     nets = {"dense": dense}
-    for row in itertools.chain.from_iterable(sdap.data.recorded(name)["rows"] for name in RECORDS):
+    for row in itertools.chain.from_iterable(sdap.records.recorded(name)["rows"] for name in RECORDS):
         if row["arm"] in ARMS:
             kept = {name: torch.arange(len(group)) < row["widths"][name] for name, group in graph.prunable.items()}
             nets[f"{row['arm']}, {row['rate']:.0%} gone, seed {row['seed']}"] = sdap.remove_channels(dense, graph, kept)

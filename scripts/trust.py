@@ -99,7 +99,7 @@ def main() -> None:
     ENVIRONMENT["SDAP_EXAMPLES"] = str(args.examples)
     if unknown := set(steps) - STEPS.keys():
         parser.error(f"a step must be one of {', '.join(STEPS)}, got {', '.join(sorted(unknown))}")
-    counts = sdap_lite.data.recorded("trust") if RECORD.exists() else {}
+    counts = sdap_lite.records.recorded("trust") if RECORD.exists() else {}
     for step in steps:
         start = time.time()
         counts[step] = STEPS[step]()

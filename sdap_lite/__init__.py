@@ -10,7 +10,7 @@ A reading of *Self-distillation enhanced adaptive pruning of convolutional neura
     result = sdap.prune(model, images, rate=0.75, epochs=30)
 """
 
-from . import data, models
+from . import data, models, records
 from .budget import Report, channel_costs, cost, largest_rate, report, schedule, threshold
 from .channels import TraceError, trace
 from .data import DatasetUnavailable, Images, Split, by_scale
@@ -58,6 +58,7 @@ __all__ = [
     "masked",
     "models",
     "prune",
+    "records",
     "remove_channels",
     "report",
     "save",

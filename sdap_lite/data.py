@@ -13,21 +13,17 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checkpoint import read_sealed
 from .image_files import archives
 from .image_files.batch_files import read_cifar, read_downsampled
 from .image_files.datasets import moments, read_dataset
 from .image_files.trees import has_jpegs, read_tree
-
-if TYPE_CHECKING:
-    from importlib.abc import Traversable
 
 __all__ = [
     "DatasetUnavailable",
@@ -36,13 +32,10 @@ __all__ = [
     "augment",
     "batches",
     "by_scale",
-    "check_set",
     "data_root",
     "from_datasets",
     "load",
     "normalize",
-    "recorded",
-    "records",
 ]
 
 T = TypeVar("T")
@@ -469,30 +462,3 @@ def _unavailable(name: str, root: Path, why: str) -> DatasetUnavailable:
         f"{name} is not in {root}: {why}.\nThree ways out: (1) put the images under {root / folder} as train/<class>/* and test/<class>/*; "
         f"(2) point root= or SDAP_DATA to a folder that has them, or connect to the internet; (3) use the bundled set, load('fashion-mini')."
     )
-
-
-def recorded(name: str) -> dict[str, Any]:
-    """Figures measured earlier, at a larger scale, with all that they were measured with.
-
-    Each file ``bundled/results/<name>.json`` was written by one command, which it names.
-
-    Raises:
-        ValueError: there is no such file, or it is not as it was written.
-    """
-    if name not in records():
-        raise ValueError(f"name must be one of {', '.join(records()) or '(nothing recorded)'}, got {name!r}")
-    return read_sealed(_records().joinpath(f"{name}.json"))
-
-
-def records() -> tuple[str, ...]:
-    """The names of all that is :func:`recorded`.
-
-    >>> "rivals-vgg" in records()
-    True
-    """
-    folder = _records()
-    return tuple(sorted(p.name.removesuffix(".json") for p in folder.iterdir() if p.name.endswith(".json"))) if folder.is_dir() else ()
-
-
-def _records() -> Traversable:
-    return resources.files("sdap_lite").joinpath("bundled/results")

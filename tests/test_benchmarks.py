@@ -54,9 +54,9 @@ def test_a_script_that_stops_says_why(harness: Any) -> None:
         harness.fresh("run.py", "nothing")
 
 
-@pytest.mark.parametrize("name", list(sdap_lite.data.recorded("benchmarks")))
+@pytest.mark.parametrize("name", list(sdap_lite.records.recorded("benchmarks")))
 def test_record_holds_what_its_benchmark_prints(name: str) -> None:
-    content = sdap_lite.data.recorded("benchmarks")[name]
+    content = sdap_lite.records.recorded("benchmarks")[name]
     assert name in NAMES
     assert {"command", "commit", "seed", "hardware", "versions"} <= content["card"].keys()
     for row in content["rows"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 from collections import Counter
@@ -22,8 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from sdap_lite import DatasetUnavailable, Split, by_scale, data
-from sdap_lite.checkpoint import sealed
-from sdap_lite.data import augment, batches, load, normalize, recorded
+from sdap_lite.data import augment, batches, load, normalize
 
 Array = np.ndarray
 
@@ -555,7 +553,7 @@ def test_labels_go_with_their_images() -> None:
         torch.testing.assert_close(middle, 10.0 * y + 100, rtol=0, atol=1e-3)
 
 
-# The size of a run, and figures measured earlier
+# The size of a run
 
 
 def test_by_scale(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -567,33 +565,3 @@ def test_by_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDAP_SCALE", "huge")
     with pytest.raises(ValueError, match="SDAP_SCALE must be one of tiny, book, full, got 'huge'"):
         by_scale(tiny=1, book=2, full=3)
-
-
-def test_recorded_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data.resources, "files", lambda _: tmp_path)
-    with pytest.raises(ValueError, match=r"name must be one of \(nothing recorded\), got 'speed'"):
-        recorded("speed")
-    (tmp_path / "bundled/results").mkdir(parents=True)
-    (tmp_path / "bundled/results/speed.json").write_text(json.dumps(sealed({"rows": [1, 2]})))
-    assert recorded("speed") == {"rows": [1, 2]}
-    for name in ("mass", "../../speed", "", "speed.json"):
-        with pytest.raises(ValueError, match=f"name must be one of speed, got '{name}'"):
-            recorded(name)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (json.dumps({**sealed({"rows": [1]}), "rows": [2]}), r"speed.json must be as it was written, but its checksum differs"),
-        ("{", r"speed.json must be a record, but cannot be read as one"),
-        ("3", r"speed.json must be a record, but cannot be read as one"),
-        ("[" * 10**5, r"speed.json must be a record, but cannot be read as one"),
-    ],
-    ids=["changed", "cut off", "foreign", "deep"],
-)
-def test_damaged_record_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, message: str) -> None:
-    monkeypatch.setattr(data.resources, "files", lambda _: tmp_path)
-    (tmp_path / "bundled/results").mkdir(parents=True)
-    (tmp_path / "bundled/results/speed.json").write_text(content)
-    with pytest.raises(ValueError, match=message):
-        recorded("speed")

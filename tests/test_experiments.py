@@ -21,7 +21,23 @@ from safetensors.torch import save_file as save_tensors
 from torch import nn
 from typer.testing import CliRunner
 
-from sdap_lite import accuracy, baselines, checkpoint, count_macs, count_params, data, experiments, latency, load, loop, models, provenance, prune, trace
+from sdap_lite import (
+    accuracy,
+    baselines,
+    checkpoint,
+    count_macs,
+    count_params,
+    data,
+    experiments,
+    latency,
+    load,
+    loop,
+    models,
+    provenance,
+    prune,
+    records,
+    trace,
+)
 from sdap_lite.__main__ import app
 from sdap_lite.checkpoint import read_checkpoint, read_sealed, write_checkpoint, write_sealed
 from sdap_lite.distill import ALPHA
@@ -493,7 +509,7 @@ def test_every_network_is_built_and_traced(net: str) -> None:
 @pytest.mark.parametrize("name", [path.stem for path in (models.BUNDLED / "results").glob("*.json") if path.stem in RECIPES])
 def test_recorded_rows_are_what_their_arms_ask_for(name: str) -> None:
     """So that a change of an arm, or of a default, cannot leave rows of another setting under its name."""
-    for row in data.recorded(name)["rows"]:
+    for row in records.recorded(name)["rows"]:
         arm = {"hold": HOLD, "alpha": ALPHA, **RECIPES[name].arms[row["arm"]]} if "arm" in row else {}  # the oldest rows have no names
         assert {key: row[key] for key in arm} == arm
 

@@ -25,7 +25,7 @@ from test_data import noise, write_cifar10, write_downsampled
 from test_random_cnn import BLOCKS, Random
 from torch import Tensor, nn
 
-from sdap_lite import Split, baselines, cost, count_params, data, largest_rate, load, prune, pruning, save, trace
+from sdap_lite import Split, baselines, cost, count_params, data, largest_rate, load, prune, pruning, records, save, trace
 from sdap_lite.checkpoint import NAME, read_checkpoint, sealed, write_checkpoint
 from sdap_lite.image_files import archives, batch_files, trees
 from sdap_lite.variants import Variant
@@ -265,9 +265,9 @@ def test_damaged_record(tmp_path_factory: pytest.TempPathFactory, change: Callab
     record = {"card": {"command": "python scripts/record.py speed", "seed": 0}, "rows": [{"rate": 0.75, "test": 0.8556}, {"rate": 0.9, "test": 0.8412}]}
     (folder / "speed.json").write_bytes(change(json.dumps(sealed(record), indent=1).encode()))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data.resources, "files", lambda _: folder.parents[1])
+        patch.setattr(records.resources, "files", lambda _: folder.parents[1])
         # Where the checksum's own name was damaged, the figures are whole, and that name stands beside them.
-        outcome("record", lambda: data.recorded("speed"), lambda found: assert_equal({key: found[key] for key in record}, record))
+        outcome("record", lambda: records.recorded("speed"), lambda found: assert_equal({key: found[key] for key in record}, record))
 
 
 @pytest.fixture(scope="module")

@@ -162,8 +162,8 @@ def test_no_path_of_one_machine() -> None:
 def test_readme_says_what_was_recorded() -> None:
     """Each row of its table with seeds is a record's; all records are on the book's page of results, which computes its tables."""
     recorded = set()
-    for name in [name for name in sdap_lite.data.records() if name.startswith("headline")]:
-        record, runs = sdap_lite.data.recorded(name), defaultdict(list)
+    for name in [name for name in sdap_lite.records.names() if name.startswith("headline")]:
+        record, runs = sdap_lite.records.recorded(name), defaultdict(list)
         for row in record["rows"]:
             runs[row["net"], row.get("arm", "sdap"), row["rate"]].append(row)
         for (net, arm, rate), rows in runs.items():
@@ -191,7 +191,7 @@ def test_what_readme_names_is_there() -> None:
 
 
 def test_promises_say_what_was_counted() -> None:
-    page, counts = (ROOT / "book/promises.md").read_text(), sdap_lite.data.recorded("trust")
+    page, counts = (ROOT / "book/promises.md").read_text(), sdap_lite.records.recorded("trust")
     kills, load = counts["kills"], counts["load"]
     before, after = load["sweep"]["before"], load["sweep"]["after"]
     deep, wide = (load[net]["trace, CPU seconds"] for net in ("deep", "wide"))

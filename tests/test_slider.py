@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from sdap_lite.data import recorded
 from sdap_lite.plots.slider import sweep_slider
+from sdap_lite.records import recorded
 
 
 def sweep(*rates: float) -> dict[str, Any]:

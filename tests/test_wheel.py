@@ -20,10 +20,10 @@ import sdap_lite as sdap
 images = sdap.data.load("fashion-mini").limit(200, 100)
 assert sdap.accuracy(sdap.models.vgg(pretrained="fashion-mini"), images) > 0.8
 assert sdap.models.vgg(pretrained="cifar10")
-assert sdap.data.recorded("headline")["rows"]
+assert sdap.records.recorded("headline")["rows"]
 assert sdap.plots.image_grid(images)
 from sdap_lite.plots.slider import sweep_slider
-assert "sdap-rate" in sweep_slider(sdap.data.recorded("sweep")).data
+assert "sdap-rate" in sweep_slider(sdap.records.recorded("sweep")).data
 print(sdap.__file__)
 """
 
