@@ -13,7 +13,9 @@ from nets import EXAMPLE, QUICK, cut_like_masked, pictures, randomize, some_kept
 from torch import Tensor, nn
 
 import sdap_lite as sdap
-from sdap_lite import SurgeryError, count_macs, masked, remove_channels, trace
+from sdap_lite import SurgeryError, TraceError, count_macs, masked, remove_channels, trace
+
+IS_TENSOR = torch.is_tensor  # a trace asks in its place, and puts it back
 
 
 class Idiom(nn.Module):
@@ -55,6 +57,12 @@ class AssertsATensor(Idiom):
 class AsksForTheType(Idiom):
     def mid(self, x: Tensor) -> Tensor:
         return x if x.dtype in (torch.float32, torch.float64) and x.is_floating_point() else x.float()
+
+
+class AsksTorch(Idiom):
+    def mid(self, x: Tensor) -> Tensor:
+        assert torch.is_tensor(x)
+        return x + torch.finfo(x.dtype).eps
 
 
 class AsksForTheDevice(Idiom):
@@ -134,6 +142,7 @@ IDIOMS: list[Callable[[], Idiom]] = [
     TensorOrList,
     AssertsATensor,
     AsksForTheType,
+    AsksTorch,
     AsksForTheDevice,
     NumpyOfSizes,
     AutocastOff,
@@ -187,6 +196,18 @@ def test_history_of_a_kept_activation_is_no_obstacle() -> None:
         assert other.features is not net.features
         assert not other.features.requires_grad
     assert net.features.grad_fn is not None, "the model keeps its own"
+
+
+class AssignsAPart(Idiom):
+    def mid(self, x: Tensor) -> Tensor:
+        x[:, :, 0] = 0
+        return x
+
+
+def test_assignment_to_a_part_names_the_way_out() -> None:
+    with pytest.raises(TraceError, match=r"assigns to a part of a tensor, x\[...\] = y, cannot be written down: make a new one, by torch.where, masked_fill"):
+        trace(AssignsAPart(), EXAMPLE)
+    assert torch.is_tensor is IS_TENSOR
 
 
 class RootOfTheInput(Idiom):

@@ -203,7 +203,7 @@ class Labeller(fx.Interpreter):
             return self.padding(name, module, x, value)
         if isinstance(module, (*ops.ELEMENTWISE_MODULES, nn.PReLU)):
             return Labelled(value, x.labels)
-        if isinstance(module, ops.MOVING_MODULES):
+        if isinstance(module, ops.MOVING_MODULES) or _name(type(module)) in ops.MOVING_NAMES:
             return self.moving(runner(self.node, module), args, kwargs, value)
         return self.unknown((args, kwargs), value)
 
@@ -212,9 +212,9 @@ class Labeller(fx.Interpreter):
             return target(*args, **kwargs)
         if is_dataclass(target):  # a dataclass of outputs, of which only the fields count
             return kwargs
-        named = (getattr(target, "__module__", ""), getattr(target, "__name__", "")) in ops.ELEMENTWISE_NAMES
-        named |= target is getattr and args[1] in ops.ELEMENTWISE_ATTRIBUTES
-        return self.call(args, kwargs, named or target in ops.ELEMENTWISE, target in ops.ALONG, target in ops.MOVING, ops.REDUCING.get(target))
+        elementwise = target in ops.ELEMENTWISE or _name(target) in ops.ELEMENTWISE_NAMES or (target is getattr and args[1] in ops.ELEMENTWISE_ATTRIBUTES)
+        moving = target in ops.MOVING or _name(target) in ops.MOVING_NAMES
+        return self.call(args, kwargs, elementwise, target in ops.ALONG, moving, ops.REDUCING.get(target))
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
         if target in ops.ASKING_METHODS:
@@ -286,6 +286,8 @@ class Labeller(fx.Interpreter):
         if target in ops.ORDERING and len(inputs) == 1:
             place = ops.ORDERING[target]
             return self.ordering(args[place] if len(args) > place else kwargs.get("dim", -1), inputs[0], value)
+        if _name(target) in ops.REDUCING_NAMES and len(inputs) == 1:
+            return self.reducing_by_pattern(args, kwargs, inputs[0], value)
         return None
 
     def layer_by_code(self, inputs: list[Labelled], tree: Any, value: Tensor) -> Any:
@@ -559,6 +561,13 @@ class Labeller(fx.Interpreter):
         done = [Labelled(result, condense(low)) for result in results]
         return done[0] if isinstance(value, Tensor) else type(value)(done)
 
+    def reducing_by_pattern(self, args: Any, kwargs: Any, x: Labelled, value: Tensor) -> Any:
+        """The same as einops writes it: ``reduce(x, "b c h w -> b c", "mean")``."""
+        target: Any = self.node.target
+        given = dict(zip(("tensor", "pattern", "reduction"), args, strict=False)) | kwargs
+        low, high = (target(**{**given, "tensor": self.roots(x.labels), "reduction": kind}) for kind in ("min", "max"))
+        return Labelled(value, condense(low)) if torch.equal(low, high) else self.unknown(x, value, MIXES)
+
     def ordering(self, dim: int, x: Labelled, value: Any) -> Any:
         """Values along an axis in their order, or the first of these, with their places: they keep the channel if all are of one."""
         labels = self.roots(x.labels)
@@ -579,6 +588,11 @@ def _keeps_shape(module: nn.Module, x: Tensor) -> bool:
     if isinstance(module, ops.NORM_MODULES):
         return x.is_meta and x.ndim > 2 and x.shape[1] == module.num_features
     return x.is_meta and isinstance(module, ops.ELEMENTWISE_MODULES)
+
+
+def _name(thing: Any) -> tuple[str, str]:
+    """What a function or a class of any package is called."""
+    return getattr(thing, "__module__", ""), getattr(thing, "__name__", "")
 
 
 def _running(node: fx.Node) -> str:

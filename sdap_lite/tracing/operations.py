@@ -50,6 +50,8 @@ KINDS = {"dtype", "device", "is_cuda", "ndim"}  # of a tensor: what no channel h
 FIRST_ONLY = {"to", "type_as"}  # a second tensor gives its type, and no channel
 # Functions of other packages, by the names that torch.fx writes down; the packages need not be there.
 ELEMENTWISE_NAMES = {("torchvision.ops.stochastic_depth", "stochastic_depth"), ("torchvision.ops.drop_block", "drop_block2d")}
+MOVING_NAMES = {("einops.einops", "rearrange"), ("einops.einops", "repeat"), ("einops.layers.torch", "Rearrange")}
+REDUCING_NAMES = {("einops.einops", "reduce")}
 # A new tensor of a size that is given; the tensor says only where it lies and of which type it is.
 CREATING_METHODS = {"new_zeros", "new_ones", "new_full", "new_empty"}
 

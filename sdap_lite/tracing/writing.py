@@ -24,6 +24,7 @@ from ..layers import ChannelPad
 __all__ = ["Writer"]
 
 FACTORIES = "zeros ones full empty rand randn arange linspace".split()
+QUESTIONS = "is_tensor finfo iinfo".split()  # about what a stand-in stands for
 
 
 class _Answers:
@@ -65,6 +66,9 @@ class _Answers:
     def __len__(self) -> int:
         return len(self.tracer.items(self.node))
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        raise TypeError("code that assigns to a part of a tensor, x[...] = y, cannot be written down: make a new one, by torch.where, masked_fill or torch.cat")
+
 
 class _Proxy(_Answers, fx.Proxy):
     pass
@@ -87,7 +91,8 @@ class Writer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def __init__(self, example: Tensor) -> None:
-        super().__init__()
+        # einops asks what kind of tensor it is given, so its functions are written down whole, as those of math are
+        super().__init__(autowrap_modules=(math, *([sys.modules["einops"]] if "einops" in sys.modules else [])))  # type: ignore[arg-type]
         self.example = example
         self.asked: set[str] = set()
         self.values: dict[fx.Node, Any] = {}
@@ -96,10 +101,10 @@ class Writer(fx.Tracer):
 
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         """Also through functions that make a tensor of a size, which torch.fx does not follow by itself."""
-        originals = {name: getattr(torch, name) for name in FACTORIES}
+        originals = {name: getattr(torch, name) for name in FACTORIES + QUESTIONS}
         try:
             for name, original in originals.items():
-                setattr(torch, name, self.noting(original))
+                setattr(torch, name, (self.noting if name in FACTORIES else self.telling)(original))
             with self.asking_for_types(root):
                 return super().trace(root, concrete_args)
         finally:
@@ -138,6 +143,10 @@ class Writer(fx.Tracer):
 
         return call
 
+    def telling(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, which is asked about a stand-in's value in its place."""
+        return lambda *args: function(*[self.peek(arg.node) if isinstance(arg, _Answers) else arg for arg in args])
+
     def create_args_for_root(self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """A stand-in for the one input; an argument with a default has that."""
         function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
@@ -163,7 +172,7 @@ class Writer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, nn.DataParallel):  # its forward calls the module in it
             return False
-        return isinstance(m, ChannelPad) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, ChannelPad) or type(m).__module__.startswith("einops.") or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.answering or m not in (self.submodule_paths or {}):  # a slice of a Sequential, or a layer made on the way: code like any other
