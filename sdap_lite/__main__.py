@@ -45,9 +45,9 @@ def _sentences(*more: type[Exception]) -> Iterator[None]:
         raise typer.Exit(130) from stop
 
 
-def _images(name: str, root: Path | None, size: int | None) -> data.Images:
+def _images(name: str, root: Path | None, size: int | None, *, flip: bool = True) -> data.Images:
     with _sentences():
-        return data.load(name, root, size=size)
+        return data.load(name, root, size=size, flip=flip)
 
 
 def _build(net: str, images: data.Images | None, pretrained: str | None, channels: int = 3, classes: int = 10) -> nn.Module:
@@ -112,6 +112,7 @@ def prune(
     weights: Annotated[Path | None, typer.Option(help="Or a file of yours: a state_dict, .safetensors or .pt.")] = None,
     root: Root = None,
     size: Size = None,
+    flip: Annotated[bool, typer.Option(help="Whether a mirrored image is still of its class: not a digit.")] = True,
     lr: Annotated[float, typer.Option(help="The highest learning rate.")] = 0.02,
     seed: Annotated[int, typer.Option(help="Same seed, same machine: the same network.")] = 0,
     mode: Annotated[str, typer.Option(help="How the network runs: fp32, fp32-channels-last, bf16-channels-last, or auto, the fastest here.")] = "auto",
@@ -122,7 +123,7 @@ def prune(
     """Prunes a pretrained network and fine-tunes it, in one run."""
     if not out.parent.is_dir():
         raise typer.BadParameter(f"the folder of --out must exist, but there is no {out.parent}")
-    images = _images(name, root, size)
+    images = _images(name, root, size, flip=flip)
     if pretrained is None and weights is None:
         pretrained = _shipped(net, name)
     torch.manual_seed(seed)  # weights that were never trained are the same when the run is resumed

@@ -116,9 +116,10 @@ class Images:
         std: per channel, on the scale 0 to 1.
         note: what to say beside a figure measured on these images.
         validation: training images that are held out already; default: a run holds out its own.
+        flip: whether a mirrored image is still of its class, so that training may mirror every second one: not a digit, a letter, a sign.
 
     Raises:
-        ValueError: a part has no images or images of another shape, a label is no class's number, or mean or deviation do not fit.
+        ValueError: a part has no images or images of another shape, a label is no class's number, or mean, deviation or flip do not fit.
     """
 
     name: str
@@ -129,6 +130,7 @@ class Images:
     std: tuple[float, ...]
     note: str
     validation: Split | None = None
+    flip: bool = True
 
     def __post_init__(self) -> None:
         parts = {"training": self.train, "test": self.test} | ({} if self.validation is None else {"validation": self.validation})
@@ -150,6 +152,8 @@ class Images:
                 what = "number" if name == "mean" else "number above 0"
                 raise ValueError(f"{name} must be one {what} for each of {shape[0]} channels, got {given}")
             object.__setattr__(self, name, numbers)
+        if not isinstance(self.flip, bool):
+            raise ValueError(f"flip must be True or False, got {self.flip!r}")
 
     def hold_out(self, share: float = 0.1) -> tuple[Split, Split]:
         """The validation and the training part.
@@ -218,7 +222,9 @@ def data_root(root: str | Path | None = None) -> Path:
     return Path(root or os.environ.get("SDAP_DATA") or Path.home() / ".cache" / "sdap_lite").expanduser()
 
 
-def load(name: str, root: str | Path | None = None, *, size: int | None = None, download: bool = True, fallback: str | None = None) -> Images:
+def load(
+    name: str, root: str | Path | None = None, *, size: int | None = None, flip: bool = True, download: bool = True, fallback: str | None = None
+) -> Images:
     """Loads an image set into memory.
 
     Looked for in :func:`data_root`: as an image tree ``<name>/{train,test|val}/<class>/*``, or in
@@ -232,6 +238,7 @@ def load(name: str, root: str | Path | None = None, *, size: int | None = None, 
             ``fashion-mini`` (comes with the library) or ``folder`` (``root`` itself is an image tree).
         root: where to look and to download to.
         size: images are resized to this many pixels a side; default: the set's own size.
+        flip: whether a mirrored image is still of its class (:class:`sdap_lite.Images`).
         download: whether a missing set may be downloaded.
         fallback: the set to return, with a loud line, when ``name`` cannot be had.
 
@@ -247,15 +254,15 @@ def load(name: str, root: str | Path | None = None, *, size: int | None = None, 
     if size is not None:
         _check_size(size)
     try:
-        return _load(name, data_root(root), size, download)
+        return replace(_load(name, data_root(root), size, download), flip=flip)
     except DatasetUnavailable as error:
         if fallback is None:
             raise
         print(f"!!! {name} cannot be had here, so {fallback} stands in for it: every figure below is {fallback}'s.\n!!! ({str(error).splitlines()[0]})")
-        return load(fallback, root, size=size)
+        return load(fallback, root, size=size, flip=flip)
 
 
-def from_datasets(train: Any, test: Any, *, size: int, channels: int = 3, name: str = "own", classes: Iterable[str] | None = None) -> Images:
+def from_datasets(train: Any, test: Any, *, size: int, channels: int = 3, name: str = "own", classes: Iterable[str] | None = None, flip: bool = True) -> Images:
     """An image set of two PyTorch datasets, such as torchvision's: all images are read once, into memory.
 
     They must come as they are: a run augments them and normalises them itself, by the training images' mean and deviation.
@@ -268,6 +275,7 @@ def from_datasets(train: Any, test: Any, *, size: int, channels: int = 3, name: 
         channels: 3 for colour, 1 for grey; images of the other kind are converted.
         name: what figures are said to be measured on.
         classes: the classes' names; default: those that ``train.classes`` says, else numbers.
+        flip: whether a mirrored image is still of its class (:class:`sdap_lite.Images`).
 
     Raises:
         ValueError: an argument won't do, or an item of a dataset is no image with a label.
@@ -282,7 +290,7 @@ def from_datasets(train: Any, test: Any, *, size: int, channels: int = 3, name: 
     parts = [Split(*read_dataset(dataset, int(size), channels, part)) for part, dataset in (("training", train), ("test", test))]
     counted = range(1 + max((int(split.labels.max()) for split in parts if len(split)), default=-1))
     names = tuple(str(n) for n in (classes or getattr(train, "classes", None) or counted))
-    return Images(name, parts[0], parts[1], names, *moments(parts[0].images), f"{name}, {size} pixels")
+    return Images(name, parts[0], parts[1], names, *moments(parts[0].images), f"{name}, {size} pixels", flip=flip)
 
 
 def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -334,7 +342,7 @@ def batches(split: Split, size: int, images: Images, *, shuffle: torch.Generator
             return
         chosen = chosen.to(split.images.device)
         x, y = split.images[chosen], split.labels[chosen]
-        yield normalize(x if shuffle is None else augment(x, shuffle), images.mean, images.std), y
+        yield normalize(x if shuffle is None else augment(x, shuffle, flip=images.flip), images.mean, images.std), y
 
 
 # ---------------------------------------------------------------------------------------------

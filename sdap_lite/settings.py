@@ -54,6 +54,7 @@ def common_settings(
         "data": images.name,
         "counts": counts,
         "images": fingerprint([*tensors, torch.tensor([images.mean, images.std])]),
+        **({} if images.flip else {"flip": False}),
         "epochs": epochs,
         "lr": lr,
         "batch_size": batch_size,

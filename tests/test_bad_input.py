@@ -251,6 +251,7 @@ TABLE: dict[str, tuple[Callable[[], object], str]] = {
     "labels: below the classes": (lambda: replace(IMAGES, test=labels([0, -1])), "labels of the test images must lie in 0…3, one for each class, got -1…0"),
     "deviation: none": (lambda: replace(IMAGES, std=(0.0,) * 3), "std must be one number above 0 for each of 3 channels, got (0.0, 0.0, 0.0)"),
     "mean: NaN": (lambda: replace(IMAGES, mean=(math.nan,) * 3), "mean must be one number for each of 3 channels, got (nan, nan, nan)"),
+    "flip: a word": (lambda: replace(IMAGES, flip="no"), "flip must be True or False, got 'no'"),
     "mean: one number": (lambda: replace(IMAGES, mean=0.5), "mean must be one number for each of 3 channels, got 0.5"),
     "mean: words": (lambda: replace(IMAGES, mean=("a", "b", "c")), "mean must be one number for each of 3 channels, got ('a', 'b', 'c')"),
     "mean: of grey images": (lambda: replace(IMAGES, mean=(0.5,)), "mean must be one number for each of 3 channels, got (0.5,)"),

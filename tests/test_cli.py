@@ -207,11 +207,12 @@ def test_every_network_of_the_recipes_is_known(tree: Path, tmp_path: Path, monke
         assert count_params(built.pop()) == count_params(build_net(in_channels=3, classes=2)), net
 
 
-def test_network_runs_in_the_mode_that_is_asked_for(tree: Path, tmp_path: Path) -> None:
+def test_network_runs_as_it_is_asked_to(tree: Path, tmp_path: Path) -> None:
     images = ["--data", "folder", "--root", tree, "--size", 16, "--epochs", 1, "--rate", 0.3, "--out", tmp_path / "small"]
-    result = run("prune", *images, "--mode", "fp32-channels-last", "--checkpoint", tmp_path / "run")
+    result = run("prune", *images, "--mode", "fp32-channels-last", "--no-flip", "--checkpoint", tmp_path / "run")
     assert result.exit_code == 0, result.output
-    assert checkpoint.read_checkpoint(tmp_path / "run")["settings"]["mode"] == "fp32-channels-last"
+    settings = checkpoint.read_checkpoint(tmp_path / "run")["settings"]
+    assert (settings["mode"], settings["flip"]) == ("fp32-channels-last", False)
     assert "mode must be auto or one of fp32, fp32-channels-last, bf16-channels-last, got 'fp16'" in refused("prune", *images, "--mode", "fp16")
 
 

@@ -496,6 +496,19 @@ def test_augmentation_draws_what_recorded_runs_drew(n: int) -> None:
     assert torch.equal(generator.get_state(), drawn.get_state())
 
 
+@pytest.mark.parametrize("flip", [True, False])
+def test_a_set_says_whether_its_images_may_be_mirrored(flip: bool) -> None:
+    """An image whose left half is white: mirrored, its right half would be, whatever the shift of an eighth."""
+    pixels = torch.zeros(64, 1, 16, 16, dtype=torch.uint8)
+    pixels[..., :8] = 255
+    part = Split(pixels, torch.zeros(64, dtype=torch.long))
+    images = data.Images("halves", part, part, ("white",), (0.5,), (0.5,), "halves", flip=flip)
+    x, _ = next(batches(part, 64, images, shuffle=torch.Generator().manual_seed(0)))
+    mirrored = x[..., :8].mean((1, 2, 3)) < x[..., 8:].mean((1, 2, 3))
+    assert mirrored.any() == flip
+    assert load("fashion-mini", flip=flip).limit(20, 10).flip == flip
+
+
 def test_augmentation_is_the_generators() -> None:
     images = pictures(32).train.images
     first, second, third = (augment(images, torch.Generator().manual_seed(s)) for s in (1, 1, 2))

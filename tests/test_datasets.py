@@ -96,11 +96,13 @@ def test_classes_are_the_datasets_or_the_callers() -> None:
     assert sdap.data.from_datasets(train, test, size=SIZE, classes=("a", "b"), name="pets").classes == ("a", "b")
 
 
-def test_a_network_is_pruned_on_them() -> None:
+@pytest.mark.parametrize("flip", [True, False])
+def test_a_network_is_pruned_on_them(flip: bool) -> None:
     net = sdap.models.VGG(11, width=4)
-    result = sdap.prune(net, loaded("floats"), 0.5, epochs=1, batch_size=4, validation=0.25, mode="fp32", progress=False)
+    result = sdap.prune(net, loaded("floats", flip=flip), 0.5, epochs=1, batch_size=4, validation=0.25, mode="fp32", progress=False)
     assert result.report is not None
     assert result.report.achieved() >= 0.5
+    assert result.settings.get("flip", True) == flip, "a run that mirrors is not resumed as one that does not"
 
 
 def item(image: object, label: object = 0) -> list[tuple[object, object]]:
