@@ -172,8 +172,8 @@ class ChannelGraph:
             ValueError: as :meth:`join`; or what is kept is not said by bools.
         """
         flat = self.join(kept, True).cpu()
-        if flat.dtype != torch.bool:
-            raise ValueError(f"kept must hold bool tensors, got { ({name: str(k.dtype) for name, k in kept.items() if k.dtype != torch.bool}) }")
+        if wrong := {name: str(k.dtype) for name, k in kept.items() if k.dtype != torch.bool}:
+            raise ValueError(f"kept must hold bool tensors, got {wrong}")
         return flat
 
     def narrowed(self, kept: dict[str, Tensor]) -> ChannelGraph:
