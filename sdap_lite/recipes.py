@@ -91,7 +91,7 @@ RIVALS: dict[str, dict[str, Any]] = {
 # Without what is ours. Li et al. 2017: cut at once, then fine-tuned. Molchanov et al. 2019: scored anew while channels go. Neither has a teacher
 AS_PUBLISHED: dict[str, dict[str, Any]] = {
     "uniform L1, as published": _fixed("uniform L1", ramp=0.0, alpha=0.0),
-    "Taylor, as published": {"cost_power": 0.0, **FREE, "alpha": 0.0},
+    "Taylor, scored anew, labels alone": {"cost_power": 0.0, **FREE, "alpha": 0.0},
     "Taylor, scored anew": {"cost_power": 0.0, **FREE},  # the same with our teacher
 }
 LABELS = {"gradient of the labels' loss": {"variant": {"labels": True}}}  # the nearest rival within the ablation

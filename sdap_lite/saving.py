@@ -81,7 +81,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         ValueError: a file is missing, damaged or foreign, or does not fit the class; the model is none, is wrapped, or holds no numbers.
     """
     check_unwrapped(model)
-    if any(tensor.is_meta for tensor in model.state_dict().values()):
+    if any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()]):
         raise ValueError("the model to load into must be on a device that holds numbers, got meta: build it outside of torch.device('meta')")
     weights, recipe = paths(path)
     card, content = _read_recipe(recipe), _read_weights(weights)
