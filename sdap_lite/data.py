@@ -186,8 +186,7 @@ class Images:
             ValueError: a number is none.
         """
         for name, count in (("train", train), ("test", test)):
-            if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
-                raise ValueError(f"{name} must be a whole number of images from 1 on, got {count!r}")
+            _check_count(name, count, "images")
         held_out, rest = self.hold_out()
         wanted = ((rest, train), (held_out, max(1, train // 10)), (self.test, test))
         few = [split if count >= len(split) else split.divide(count, seed=seed)[0] for split, count in wanted]
@@ -252,7 +251,7 @@ def load(
     if name not in SETS:
         raise ValueError(f"name must be one of {', '.join(SETS)}, got {name!r}")
     if size is not None:
-        _check_size(size)
+        _check_count("size", size, "pixels")
     try:
         return replace(_load(name, data_root(root), size, download), flip=flip)
     except DatasetUnavailable as error:
@@ -284,7 +283,7 @@ def from_datasets(train: Any, test: Any, *, size: int, channels: int = 3, name: 
     >>> from_datasets(pictures[:8], pictures[8:], size=32).train.images.shape
     torch.Size([8, 3, 32, 32])
     """
-    _check_size(size)
+    _check_count("size", size, "pixels")
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, got {channels!r}")
     parts = [Split(*read_dataset(dataset, int(size), channels, part)) for part, dataset in (("training", train), ("test", test))]
@@ -391,9 +390,9 @@ def _load(name: str, root: Path, size: int | None, download: bool) -> Images:
     return Images(name, train, test, classes, known.mean, known.std, note)
 
 
-def _check_size(size: int) -> None:
-    if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
-        raise ValueError(f"size must be a whole number of pixels from 1 on, got {size!r}")
+def _check_count(name: str, count: int, of: str) -> None:
+    if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
+        raise ValueError(f"{name} must be a whole number of {of} from 1 on, got {count!r}")
 
 
 def _stratified(labels: Tensor, count: int, seed: int, spare: bool) -> Tensor:

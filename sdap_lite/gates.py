@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .budget import threshold
+from .checks import check_module
 from .graph import ChannelGraph, Layer, check_graph
 from .rules import RootMeanSquare, Rule
 
@@ -297,8 +298,7 @@ def check_model(model: nn.Module, graph: ChannelGraph) -> dict[str, nn.Module]:
         RuntimeError: a layer has gates.
     """
     check_graph(graph)
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
+    check_module(model)
     modules = dict(model.named_modules())
     for name, layer in graph.layers.items():
         owner = layer.module

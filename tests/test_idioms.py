@@ -62,7 +62,7 @@ class AsksForTheType(Idiom):
 class AsksTorch(Idiom):
     def mid(self, x: Tensor) -> Tensor:
         assert torch.is_tensor(x)
-        return x + torch.finfo(x.dtype).eps
+        return x + torch.finfo(x.dtype).eps * torch.finfo(type=x.dtype).eps * torch.finfo(type=torch.float32).eps
 
 
 class AsksForTheDevice(Idiom):

@@ -145,7 +145,11 @@ class Writer(fx.Tracer):
 
     def telling(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, which is asked about a stand-in's value in its place."""
-        return lambda *args: function(*[self.peek(arg.node) if isinstance(arg, _Answers) else arg for arg in args])
+
+        def told(thing: Any) -> Any:
+            return self.peek(thing.node) if isinstance(thing, _Answers) else thing
+
+        return lambda *args, **kwargs: function(*map(told, args), **{name: told(thing) for name, thing in kwargs.items()})
 
     def create_args_for_root(self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """A stand-in for the one input; an argument with a default has that."""
