@@ -219,7 +219,7 @@ def experiment(
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     scale: Annotated[float, typer.Option(help="The share of the epochs and of the training images, for a smaller machine.")] = 1.0,
     arm: Annotated[list[str] | None, typer.Option(help="Only this arm; may be given several times.")] = None,
-    teacher: Annotated[Path | None, typer.Option(help="The checkpoint's folder of a bigger teacher, for the arm that asks for one.")] = None,
+    teacher: Annotated[Path | None, typer.Option(help="The checkpoint's folder of a bigger teacher; default: the weights that come along.")] = None,
     mode: Annotated[str, typer.Option(help="How the networks run: fp32, fp32-channels-last or bf16-channels-last.")] = experiments.MODE,
     root: Root = None,
 ) -> None:

@@ -32,7 +32,7 @@ from .data import Images
 from .distill import ALPHA
 from .graph import ChannelGraph
 from .measure import MODES, accuracy, best_device, count_macs, count_params, latency
-from .models import NETS, pruned
+from .models import NETS, PRETRAINED, pruned
 from .pruning import HOLD
 from .recipes import RECIPES, Recipe
 from .train import Result, prune, train
@@ -76,7 +76,7 @@ def run(
         work: a folder for checkpoints and pruned networks; default: ``runs/NAME``.
         scale: the share of the epochs and of the training images, for a smaller machine.
         arms: which ones; default: all.
-        teacher: a checkpoint's folder, of the bigger teacher; without it the arm that asks for it is left out.
+        teacher: a checkpoint's folder, of the bigger teacher; default: the weights that come along. Where there are none, its arm is left out.
         root: where the images are (:func:`sdap_lite.data.load`).
         mode: one of :data:`sdap_lite.measure.MODES`, for all rows of the file.
         progress: whether runs show how far they are.
@@ -141,6 +141,12 @@ class _Experiment:
         except RuntimeError as error:
             raise ValueError(f"teacher must hold the weights of {net}, but {folder} has others: {error}") from error
 
+    def has_teacher(self, net: str) -> bool:
+        """Whether the bigger teacher is at hand: read, or among the weights that come along."""
+        if self.teacher is None and f"{net}-{self.recipe.data}" in PRETRAINED:
+            self.teacher = self.build(net, pretrained=self.recipe.data)
+        return self.teacher is not None
+
     def about(self) -> dict[str, Any]:
         """All that the figures depend on."""
         held_out, training = (f"{len(part):,}" for part in self.images.hold_out())
@@ -183,7 +189,7 @@ class _Experiment:
             self.read()
             if self.has(arm, settings):
                 continue
-            if "teacher" in settings and self.teacher is None:
+            if "teacher" in settings and not self.has_teacher(settings["teacher"]):
                 yield f"{label}: left out, since it needs the weights of {settings['teacher']} (--teacher)"
                 continue
             row = self.measure(arm, settings)

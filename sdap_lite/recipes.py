@@ -124,7 +124,7 @@ BY_MACS: dict[str, dict[str, Any]] = {
     "sdap, by MACs": {**CUT_EARLY["sdap"], "unit": "macs"},
     "uniform L1, by MACs": {**STRONGEST["uniform L1"], "unit": "macs"},
 }
-BIGGER_TEACHER = {"bigger teacher": {"teacher": "vgg-half"}}
+BIGGER_TEACHER = {"bigger teacher": {"teacher": "resnet56"}}  # its weights come along
 # How a gate's score may learn: chapters 2 to 5
 GATE_RULES = {
     f"{rule}, cost power {power:g}, alpha {alpha:g}": {"rule": rule, "cost_power": power, "alpha": alpha}

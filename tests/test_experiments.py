@@ -296,6 +296,17 @@ def test_from_scratch_draws_its_weights_on_the_cpu(tmp_path: Path, monkeypatch: 
     assert read_checkpoint(trained)["settings"]["model"] == checkpoint.fingerprint(drawn(small, seed=0).state_dict().values())
 
 
+def test_bigger_teacher_may_be_one_that_comes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "tiny", replace(TINY, arms={"bigger teacher": {"teacher": "larger"}}))
+    monkeypatch.setattr(experiments, "PRETRAINED", (f"larger-{TINY.data}",))
+    asked: list[dict[str, Any]] = []
+    build = NETS["larger"]
+    monkeypatch.setitem(NETS, "larger", lambda pretrained=None, **sizes: asked.append({"pretrained": pretrained}) or build(**sizes))
+    record(tmp_path)
+    (row,) = written(tmp_path)["rows"]
+    assert (row["teacher"], asked) == ("larger", [{"pretrained": TINY.data}])
+
+
 def test_bigger_teacher_is_left_out_without_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RECIPES, "tiny", replace(TINY, arms={"bigger teacher": {"teacher": "larger"}}))
     assert record(tmp_path) == ["bigger teacher, rate 0.5, seed 0: left out, since it needs the weights of larger (--teacher)"]
