@@ -141,11 +141,11 @@ class _Experiment:
         except RuntimeError as error:
             raise ValueError(f"teacher must hold the weights of {net}, but {folder} has others: {error}") from error
 
-    def has_teacher(self, net: str) -> bool:
-        """Whether the bigger teacher is at hand: read, or among the weights that come along."""
+    def bigger_teacher(self, net: str) -> nn.Module | None:
+        """The one that was read, else the one whose weights come along, if any."""
         if self.teacher is None and f"{net}-{self.recipe.data}" in PRETRAINED:
             self.teacher = self.build(net, pretrained=self.recipe.data)
-        return self.teacher is not None
+        return self.teacher
 
     def about(self) -> dict[str, Any]:
         """All that the figures depend on."""
@@ -189,7 +189,7 @@ class _Experiment:
             self.read()
             if self.has(arm, settings):
                 continue
-            if "teacher" in settings and not self.has_teacher(settings["teacher"]):
+            if "teacher" in settings and self.bigger_teacher(settings["teacher"]) is None:
                 yield f"{label}: left out, since it needs the weights of {settings['teacher']} (--teacher)"
                 continue
             row = self.measure(arm, settings)
@@ -258,7 +258,7 @@ class _Experiment:
         if "variant" in arguments:
             arguments["variant"] = Variant(**arguments["variant"])
         if "teacher" in arguments:
-            arguments["teacher"] = self.teacher
+            arguments["teacher"] = self.bigger_teacher(arguments["teacher"])
         return prune(dense, self.images, **arguments, **self.going_on(self.folder(settings)))
 
     def scores(self, dense: nn.Module, settings: dict[str, Any]) -> dict[str, Tensor]:
