@@ -9,7 +9,9 @@ channel found there:
 * a convolution or a linear layer gives fresh labels;
 * norms, activations, pooling and depthwise convolutions keep them;
 * flatten, cat, permute, pad … simply run on the labels (:mod:`sdap_lite.tracing.widths`);
-* an element-wise operation says that labels at the same place are the same channel (union-find).
+* an element-wise operation says that labels at the same place are the same channel (union-find);
+* a product of activations (attention, einsum) passes on what it does not sum over: an attention's values
+  lose channels, its queries and keys do not (:mod:`sdap_lite.tracing.products`).
 
 What the tracer does not know, it does not guess: the channels that flow in and out are *kept*, and
 the graph says which operation, at which module, why. Chapters 1 and 3 show it at work.

@@ -115,8 +115,8 @@ class ChannelGraph:
         kept: for the others: the reasons.
         shape: of the example that was traced.
         other_params: parameters that belong to no channel.
-        other_macs: MACs of all else, such as products of matrices and layers that are not understood, of which nothing goes.
-        over_positions: linear layers over another axis than the channels'. Nothing of them is cut; but a channel that goes saves its MACs.
+        other_macs: MACs of all else, such as an attention's queries with its keys and layers that are not understood, of which nothing goes.
+        over_positions: linear layers and products over another axis than the channels'. Nothing of them is cut; but a channel that goes saves its MACs.
         times: what its layers take on this machine, if they were timed (:func:`sdap_lite.time_layers`).
     """
 

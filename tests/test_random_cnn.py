@@ -71,6 +71,11 @@ def shuffle(x: Tensor, groups: int) -> Tensor:
     return x.view(n, groups, c // groups, *size).transpose(1, 2).reshape(n, c, *size)
 
 
+def heads(x: Tensor) -> Tensor:
+    """[batch, channels, ...] -> [batch, 2, places, channels of a head]"""
+    return x.flatten(2).unflatten(1, (2, -1)).transpose(2, 3)
+
+
 W = WIDTH
 BLOCKS: dict[str, Callable[[int, int], nn.Module]] = {  # dimensions, inner width (a multiple of 6) -> block
     "plain": lambda d, m: Block(lambda x, a, n, b: b(F.relu(n(a(x)))), a=conv(d, W, m), n=norm(d, m), b=conv(d, m, W)),
@@ -107,6 +112,17 @@ BLOCKS: dict[str, Callable[[int, int], nn.Module]] = {  # dimensions, inner widt
     "pad by hand": lambda d, m: Block(lambda x, a: x + F.pad(a(x), (0, 0) * d + (3, 3)), a=conv(d, W, W - 6)),
     "zeros": lambda d, m: Block(lambda x, a: x + torch.cat([a(x), torch.zeros_like(a(x))], 1), a=conv(d, W, W // 2)),
     "attention": lambda d, m: Block(lambda x, a: x * torch.sigmoid(a(x)), a=conv(d, W, 1)),
+    "non-local": lambda d, m: Block(
+        lambda x, q, v: x + (v(x).flatten(2) @ (q(x).flatten(2).transpose(1, 2) @ q(x).flatten(2)).softmax(-1)).view_as(x),
+        q=conv(d, W, m, 1),
+        v=conv(d, W, W, 1),
+    ),
+    "heads": lambda d, m: Block(
+        lambda x, q, v, b: x + b(F.scaled_dot_product_attention(heads(q(x)), heads(q(x)), heads(v(x))).transpose(2, 3).reshape(x.shape[0], -1, *x.shape[2:])),
+        q=conv(d, W, m, 1),
+        v=conv(d, W, m, 1),
+        b=conv(d, m, W, 1),
+    ),
     "softmax": lambda d, m: Block(lambda x, a, b: b(F.softmax(a(x), 1)), a=conv(d, W, m), b=conv(d, m, W)),
     "mean": lambda d, m: Block(lambda x, a: x * a(x).mean(1, keepdim=True), a=conv(d, W, m)),
     "unknown": lambda d, m: Block(lambda x, a, b: b(torch.cummax(a(x), 1)[0]), a=conv(d, W, m), b=conv(d, m, W)),

@@ -15,11 +15,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ..graph import Kept, Layer
 from ..layers import ChannelPad
 from . import operations as ops
 from .labels import FIXED, Labelled, Ties, along, compact, condense, spread
+from .products import PRODUCTS, spell
 from .widths import Replay, leaves, mapped, runner
 
 __all__ = ["Findings", "Labeller"]
@@ -269,6 +271,8 @@ class Labeller(fx.Interpreter):
             return self.per_channel(inputs[0], value)
         if target in ops.UNPOOLING:
             return self.unpooling(inputs, value)
+        if target in PRODUCTS:
+            return self.product(args, kwargs, value)
         if target is F.pad and len(kwargs["pad"] if "pad" in kwargs else args[1]) <= 2 * (value.ndim - 2):
             return self.per_channel(inputs[0], value)  # around each channel's image
         if target is F.grid_sample and isinstance(args[0], Labelled):
@@ -498,6 +502,42 @@ class Labeller(fx.Interpreter):
                 return many
         self.tie(small_a, small_b, reason)
         return torch.maximum(*torch.broadcast_tensors(small_a, small_b))
+
+    def product(self, args: Any, kwargs: Any, value: Tensor) -> Any:
+        """Factors at the same place meet as where they are multiplied; a sum must not run over channels, whose zeros nothing guarantees."""
+        spelled = spell(self.node.target, args, kwargs, lambda x: (x.value if isinstance(x, Labelled) else x).shape)
+        if spelled is None:
+            return self.unknown((args, kwargs), value)
+        self.found.unclear |= self.counting
+        self.keep([x.labels for x in _labelled(spelled.mixed)], MIXES)
+        letters = spelled.result + "".join(sorted(set("".join(spelled.terms)) - set(spelled.result)))
+        result: Tensor | None = None
+        for factor, term in zip(spelled.factors, spelled.terms, strict=True):
+            labels = condense(self.roots(factor.labels)) if isinstance(factor, Labelled) else _constant(factor).labels
+            if any(letter not in spelled.result and size > 1 for letter, size in zip(term, compact(labels).shape, strict=True)):
+                self.keep([labels], MIXES)
+                labels = torch.zeros([1] * labels.ndim, dtype=torch.long).expand(labels.shape)
+            placed = labels.permute([term.index(letter) for letter in letters if letter in term])
+            placed = placed[tuple(slice(None) if letter in term else None for letter in letters)]
+            if result is not None:
+                shape = torch.broadcast_shapes(result.shape, placed.shape)
+                placed = self.meet(result, placed, STAYS if isinstance(factor, Labelled) else FOREIGN).expand(shape)
+            result = placed
+        assert result is not None
+        for _ in letters[len(spelled.result) :]:  # along which the labels are the same
+            result = result.select(-1, 0)
+        done = Labelled(value, condense(self.roots(result.expand(value.shape))))
+        if self.counting:
+            self.count_product(args, kwargs, done, spelled.share)
+        return done
+
+    def count_product(self, args: Any, kwargs: Any, done: Labelled, share: float) -> None:
+        """The MACs of a product, that many for each channel of what it gives."""
+        line = compact(done.labels).flatten()
+        with FlopCounterMode(display=False) as counter:
+            runner(self.node, None)(*_unwrap(args, "value"), **_unwrap(kwargs, "value"))
+        work = share * counter.get_total_flops() / (2 * self.batch * len(line))
+        self.found.over_positions.append(Layer(_running(self.node), "positions", line, line, out_macs=work))
 
     def joining(self, parts: list[Labelled], axis: int, value: Tensor) -> Any:
         """Puts labels side by side, which is the same at every width; axes of one label stay expanded."""
