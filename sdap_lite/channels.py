@@ -28,11 +28,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from .checks import check_plain, undisturbed
 from .copies import starting_memo
 from .graph import ChannelGraph, Group, Kept, Layer
+from .tracing.counting import macs_of
 from .tracing.labeller import LAYERS, UNCALLED, Findings, Labeller
 from .tracing.labels import FIXED, connect
 from .tracing.operations import NORM_MODULES
@@ -164,9 +164,9 @@ def _label(body: nn.Module, example: Tensor, found: Findings) -> None:
         if found.unclear:
             network = fx.Interpreter(body, graph=graphs[0][0])
             try:
-                found.macs = _count_macs(network, example[:1])
+                found.macs = macs_of(network.run, example[:1])
             except Exception:  # code for more than one example: squeeze() takes the axis of a single one away, too
-                found.macs = _count_macs(network, example) // len(example)
+                found.macs = macs_of(network.run, example) // len(example)
 
 
 def _uncalled(body: nn.Module, graphs: list[fx.Graph]) -> list[Kept]:
@@ -183,13 +183,6 @@ def _uncalled(body: nn.Module, graphs: list[fx.Graph]) -> list[Kept]:
             path = path.rpartition(".")[0]
         outermost[path] = Kept(torch.zeros(0, dtype=torch.long), type(body.get_submodule(path)).__name__, path, UNCALLED)
     return list(outermost.values())
-
-
-def _count_macs(network: fx.Interpreter, example: Tensor) -> int:
-    """As :func:`sdap_lite.count_macs` does: in whatever operation."""
-    with FlopCounterMode(display=False) as counter:
-        network.run(example)
-    return int(counter.get_total_flops()) // 2
 
 
 def _wiring(graph: fx.Graph) -> list[str]:

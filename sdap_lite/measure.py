@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from .copies import copied, in_mode
 from .data import Images, Split, batches, check_set
+from .tracing.counting import macs_of
 
 __all__ = ["MODES", "Latency", "accuracy", "arrange", "best_device", "choose_mode", "count_macs", "count_params", "evaluating", "latency", "predict"]
 
@@ -61,9 +61,8 @@ def count_macs(model: nn.Module, example: Tensor) -> int:
     >>> count_macs(nn.Linear(3, 2), torch.zeros(1, 3))
     6
     """
-    with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(example)
-    return int(counter.get_total_flops()) // 2
+    with evaluating(model):
+        return macs_of(model, example)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from nets import EXAMPLE, Viewed, assert_same_bits, build, fingerprint, pictures
 from torch import Tensor, nn
 
@@ -31,6 +32,17 @@ def test_shared_parameter_is_counted_once() -> None:
 )
 def test_macs_by_hand(net: nn.Module, macs: int) -> None:
     assert count_macs(net, EXAMPLE) == macs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_macs_of_attention_by_hand(dtype: torch.dtype) -> None:
+    """Which a CPU computes in one operation that is not counted, where it can."""
+
+    class Attends(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(x, x, x)
+
+    assert count_macs(Attends(), torch.zeros(1, 2, 9, 16, dtype=dtype)) == 2 * 2 * 9 * 9 * 16
 
 
 def test_counting_leaves_the_model_as_it_was(model: nn.Module) -> None:

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..graph import Kept, Layer
 from ..layers import ChannelPad
 from . import operations as ops
+from .counting import macs_of
 from .labels import FIXED, Labelled, Ties, along, compact, condense, spread
 from .products import PRODUCTS, spell
 from .widths import Replay, leaves, mapped, runner
@@ -534,9 +534,8 @@ class Labeller(fx.Interpreter):
     def count_product(self, args: Any, kwargs: Any, done: Labelled, share: float) -> None:
         """The MACs of a product, that many for each channel of what it gives."""
         line = compact(done.labels).flatten()
-        with FlopCounterMode(display=False) as counter:
-            runner(self.node, None)(*_unwrap(args, "value"), **_unwrap(kwargs, "value"))
-        work = share * counter.get_total_flops() / (2 * self.batch * len(line))
+        macs = macs_of(runner(self.node, None), *_unwrap(args, "value"), **_unwrap(kwargs, "value"))
+        work = share * macs / (self.batch * len(line))
         self.found.over_positions.append(Layer(_running(self.node), "positions", line, line, out_macs=work))
 
     def joining(self, parts: list[Labelled], axis: int, value: Tensor) -> Any:
