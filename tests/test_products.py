@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import EXAMPLE, QUICK, cut_like_masked, pictures, randomize, some_kept
 from torch import Tensor, nn
@@ -198,6 +199,39 @@ def test_matmul_is_spelled_as_it_computes(a: int, b: int, rows: int, columns: in
     spelled = spell(torch.matmul, (x, y), {}, lambda tensor: tensor.shape)
     assert spelled is not None
     torch.testing.assert_close(torch.einsum(f"{','.join(spelled.terms)}->{spelled.result}", *spelled.factors), x @ y)
+
+
+class Two(nn.Module):
+    """Two activations of 8 channels and 8 x 8 places, in a product of any letters."""
+
+    def __init__(self, equation: str, tied: bool) -> None:
+        super().__init__()
+        self.a, self.other = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Conv2d(8, 8, 1)
+        self.b, self.equation, self.tied = nn.Conv2d(8, 4, 3, padding=1), equation, tied
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        y = self.other(x) + x if self.tied else self.other(x)
+        return self.b(torch.einsum(self.equation, x, y) / 64).mean((2, 3))
+
+
+@settings(max_examples=150)
+@given(
+    terms=st.tuples(*(st.permutations("chwd") for _ in range(2))),
+    drawn=st.randoms(use_true_random=False),
+    tied=st.booleans(),
+    seed=st.integers(0, 10**6),
+)
+def test_any_product_of_two_is_exact(terms: tuple[list[str], list[str]], drawn: random.Random, tied: bool, seed: int) -> None:
+    """Whatever meets, is summed over, or ends where the next layer has its places."""
+    first, second = ("b" + "".join(term[:3]) for term in terms)
+    result = "b" + "".join(drawn.sample(sorted((set(first) | set(second)) - {"b"}), 3))
+    torch.manual_seed(seed)
+    net = Two(f"{first},{second}->{result}", tied).double()
+    graph = trace(net, EXAMPLE)
+    assert sdap.cost(graph, unit="macs") == count_macs(net, EXAMPLE.double())
+    small = cut_like_masked(net, graph, kept := some_kept(graph, seed))
+    assert sdap.report(graph, kept).after["macs"] == count_macs(small, EXAMPLE.double())
 
 
 @pytest.mark.parametrize("equation", ["bii->b", "bij,bjk", "b...,b->b..."], ids=["diagonal", "no arrow", "dots"])
