@@ -18,7 +18,7 @@ def sweep_slider(recorded: dict[str, Any]) -> HTML:
     """A slider over the networks of a sweep, from the dense one on.
 
     Args:
-        recorded: ``sdap_lite.records.recorded("sweep")``: its card names the ``classes``; each row has ``rate`` and ``test`` (0 to 1),
+        recorded: ``recorded("sweep")`` of :mod:`sdap_lite.records`: its card names the ``classes``; each row has ``rate`` and ``test`` (0 to 1),
             ``params``, ``macs``, ``widths`` (channels by layer) and ``confusion`` (images by class and answer).
 
     Returns:

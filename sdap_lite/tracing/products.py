@@ -1,7 +1,7 @@
 """Products of tensors, spelled: which axes of the factors are the same, and which of them the result has.
 
-``a @ b``, ``einsum("bcn,bmn->bcm", a, b)`` and attention are one operation, in einsum's letters: at each
-choice of all letters the factors are multiplied, and sums run over the letters that the result lacks.
+A product of matrices, an ``einsum`` and attention are one operation, in einsum's letters: at each choice
+of all letters the factors are multiplied, and sums run over the letters that the result lacks.
 """
 
 from __future__ import annotations
