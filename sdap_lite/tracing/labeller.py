@@ -516,7 +516,7 @@ class Labeller(fx.Interpreter):
             labels = condense(self.roots(factor.labels)) if isinstance(factor, Labelled) else _constant(factor).labels
             if any(letter not in spelled.result and size > 1 for letter, size in zip(term, compact(labels).shape, strict=True)):
                 self.keep([labels], MIXES)
-                labels = torch.zeros([1] * labels.ndim, dtype=torch.long).expand(labels.shape)
+                labels = _constant(labels).labels
             placed = labels.permute([term.index(letter) for letter in letters if letter in term])
             placed = placed[tuple(slice(None) if letter in term else None for letter in letters)]
             if result is not None:
