@@ -242,6 +242,10 @@ RECIPES: dict[str, Recipe] = {
         dense_lr=0.05,
         dense_batch=64,
     ),
+    # Depthwise, at CIFAR size: two hours on two CPU cores
+    "headline-mobilenetv2-half": Recipe(
+        "mobilenetv2-half", "cifar10", 5, {**CUT_EARLY, **STRONGEST, **WITHOUT_OURS_EARLY, **TRAINED_ON}, dense=11, dense_lr=0.05
+    ),
     # Concatenations: every layer reads all before it
     "headline-densenet121-imagenette": Recipe(
         "torchvision:densenet121",
