@@ -1,7 +1,6 @@
 """Exercises that answer: passed, or what is wrong, and a hint at the second failure.
 
-The chapters end with them. What is right, and which mistakes are known, stands in ``teaching/answers.py``
-and ``answers_further.py``.
+The chapters end with them. What is right, and which mistakes are known, stands in ``teaching/answers``, a module a chapter.
 
     sdap.exercises.check("2.1", gate_gradient)
 """
@@ -14,9 +13,9 @@ from typing import Any
 
 import torch
 
-from .teaching import answers_further as _answers_further  # noqa: F401 - enters the later chapters' exercises
+from .teaching import answers as _answers  # noqa: F401 - enters the chapters' exercises
 from .teaching import assignment as _assignment  # noqa: F401 - enters its tasks among them
-from .teaching.answers import EXERCISES
+from .teaching.comparing import EXERCISES
 
 __all__ = ["Feedback", "check", "mark"]
 

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 import sdap_lite as sdap
 from sdap_lite import exercises
-from sdap_lite.teaching import answers
-from sdap_lite.teaching.answers import EXERCISES, compare
+from sdap_lite.teaching.comparing import EXERCISES, compare
 
 BOOK = Path(__file__).parents[1] / "book"
 
@@ -616,7 +615,13 @@ def test_compare_names_what_differs() -> None:
     assert compare(3, 2) == "the answer is off by 1"
     assert compare([[1], [2]], [1, 2]) == "the answer must be a number or a tensor, got a list"
     assert compare(10**400, 2) == "the answer must be a number or a tensor, got a int"
-    assert answers.EXERCISES is EXERCISES
+
+
+def test_each_answer_stands_in_its_chapters_module() -> None:
+    for number, exercise in EXERCISES.items():
+        chapter = number.split(".")[0]
+        module = "assignment" if chapter == "A" else f"answers.chapter_{int(chapter):02}"
+        assert exercise.check.__module__ == f"sdap_lite.teaching.{module}"
 
 
 # The chapters ---------------------------------------------------------------------------------

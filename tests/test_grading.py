@@ -22,7 +22,7 @@ import sdap_lite as sdap
 from sdap_lite import exercises
 from sdap_lite.__main__ import app
 from sdap_lite.teaching import assignment, grading
-from sdap_lite.teaching.answers import EXERCISES
+from sdap_lite.teaching.comparing import EXERCISES
 from sdap_lite.teaching.grading import read_answers, write_answers
 
 BOOK = Path(__file__).parents[1] / "book"
@@ -276,7 +276,7 @@ def test_the_assignment_as_it_is_handed_out(write: Write) -> None:
 def test_a_notebook_cannot_give_itself_points(write: Write) -> None:
     """It replaces the checks, in memory and in what it writes down; one cell fails, one leaves, one takes all memory."""
     path = write(
-        "import sdap_lite as sdap, sdap_lite.exercises as e, sdap_lite.teaching.answers as a\n"
+        "import sdap_lite as sdap, sdap_lite.exercises as e, sdap_lite.teaching.comparing as a\n"
         "e.check = e.mark = lambda *_: None\nfor k in list(a.EXERCISES): a.EXERCISES[k] = a.Exercise(lambda _: None, '', 10)\n"
         "answer_1 = {'params': 1, 'macs': 1}",
         "import os\nassert os.listdir() == []  # nothing lies here to copy from\nanswer_2 = print",

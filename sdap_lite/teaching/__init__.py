@@ -1,4 +1,5 @@
 """What a course needs: ``answers`` checks the chapters' exercises, ``assignment`` the marked one, ``grading`` a folder of them.
 
-Students meet them through :func:`sdap_lite.exercises.check`, lecturers through ``python -m sdap_lite grade``.
+``comparing`` tells right from wrong for both. Students meet them through :func:`sdap_lite.exercises.check`, lecturers through
+``python -m sdap_lite grade``.
 """

@@ -22,7 +22,7 @@ from ..graph import ChannelGraph
 from ..measure import accuracy, count_macs, count_params, predict
 from ..models import ResNet, resnet20
 from ..surgery import masked, remove_channels
-from .answers import compare, exercise
+from .comparing import compare, exercise
 
 __all__ = ["BY_HAND", "LOSS", "RATE"]
 

@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 
 from ..exercises import mark
-from .answers import EXERCISES
 from .assignment import BY_HAND
+from .comparing import EXERCISES
 
 __all__ = ["Row", "grade", "limit_memory", "read_answers", "table", "write_answers", "write_table"]
 
