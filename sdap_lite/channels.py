@@ -33,7 +33,8 @@ from .checks import check_plain, undisturbed
 from .copies import starting_memo
 from .graph import ChannelGraph, Group, Kept, Layer
 from .tracing.counting import macs_of
-from .tracing.labeller import LAYERS, UNCALLED, Findings, Labeller
+from .tracing.findings import LAYERS, UNCALLED, Findings
+from .tracing.labeller import Labeller
 from .tracing.labels import FIXED, connect
 from .tracing.operations import NORM_MODULES
 from .tracing.writing import Writer

@@ -6,13 +6,14 @@ An activation's labels have its shape and are nearly the same everywhere, so the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
-__all__ = ["FIXED", "Labelled", "Ties", "along", "compact", "condense", "spread"]
+__all__ = ["FIXED", "Labelled", "Ties", "along", "compact", "condense", "constant", "labelled", "leaves", "mapped", "spread", "unwrap"]
 
 FIXED = 0  # the label of everything that stays
 
@@ -116,3 +117,35 @@ def connect(count: int, pairs: list[Tensor]) -> Tensor:
         if torch.equal(new, root):
             return root
         root = new
+
+
+def constant(value: Tensor) -> Labelled:
+    """A tensor that belongs to no channel that may go."""
+    return Labelled(value, torch.zeros([1] * value.ndim, dtype=torch.long).expand(value.shape))
+
+
+# Nests of values, as a node's arguments are
+
+
+def leaves(tree: Any) -> list[Any]:
+    """All that stands in a nest of tuples, lists, dictionaries and slices."""
+    found: list[Any] = []
+    mapped(tree, found.append)
+    return found
+
+
+def mapped(tree: Any, change: Callable[[Any], Any]) -> Any:
+    """The same nest, with each leaf changed."""
+    if type(tree).__module__ == "torch.return_types":  # of max, say: its items go by names, which torch.fx would take away
+        return type(tree)([mapped(item, change) for item in tree])
+    return fx.node.map_aggregate(tree, change)
+
+
+def unwrap(tree: Any, which: str) -> Any:
+    """The same nest, with the ``value`` or the ``labels`` of what has labels."""
+    return mapped(tree, lambda leaf: getattr(leaf, which) if isinstance(leaf, Labelled) else leaf)
+
+
+def labelled(tree: Any) -> list[Labelled]:
+    """What has labels in a nest."""
+    return [leaf for leaf in leaves(tree) if isinstance(leaf, Labelled)]

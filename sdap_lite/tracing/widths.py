@@ -17,30 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from .labels import FIXED, Labelled, Ties, along, compact
+from .labels import FIXED, Labelled, Ties, along, compact, labelled, leaves, mapped
 from .operations import KINDS
 
-__all__ = ["Replay", "leaves", "mapped", "runner"]
+__all__ = ["Replay", "runner"]
 
 Tie = tuple[Tensor, Tensor]
 
 
 class _Uneven(ValueError):
     """A tensor would lose all its channels, or a channel at some places only."""
-
-
-def leaves(tree: Any) -> list[Any]:
-    """All that stands in a nest of tuples, lists, dictionaries and slices."""
-    found: list[Any] = []
-    mapped(tree, found.append)
-    return found
-
-
-def mapped(tree: Any, change: Callable[[Any], Any]) -> Any:
-    """The same nest, with each leaf changed."""
-    if type(tree).__module__ == "torch.return_types":  # of max, say: its items go by names, which torch.fx would take away
-        return type(tree)([mapped(item, change) for item in tree])
-    return fx.node.map_aggregate(tree, change)
 
 
 def runner(node: fx.Node, module: torch.nn.Module | None) -> Callable[..., Any]:
@@ -78,8 +64,7 @@ class Replay:
         found: list[Labelled] = []
         for node in leaves(tree):
             if isinstance(node, fx.Node):
-                labelled = [leaf for leaf in leaves(self.env[node]) if isinstance(leaf, Labelled)]
-                found += labelled or self.sources((node.args, node.kwargs))
+                found += labelled(self.env[node]) or self.sources((node.args, node.kwargs))
         return found
 
     def varies(self, tree: Any, *trial: Tie) -> bool:
@@ -153,7 +138,7 @@ class Replay:
         kind = node.target is getattr and node.args[1] in KINDS  # what no channel has a part in, and labels have otherwise
         if kind or node.target in ("is_floating_point", torch.is_floating_point):
             return value
-        if any(isinstance(leaf, Labelled) for leaf in leaves(value)):
+        if labelled(value):
             return mapped(value, lambda x: _without(roots[compact(x.labels)].expand(x.labels.shape), gone) if isinstance(x, Labelled) else x)
         return self._run(node, gone, roots) if node.op.startswith("call") else value
 
