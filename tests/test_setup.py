@@ -227,6 +227,14 @@ def test_nothing_is_released_untested() -> None:
     assert book["publish"]["concurrency"]["group"] != book["build"]["concurrency"]["group"]
 
 
+def test_no_workflow_leaves_its_token_in_the_checkout() -> None:
+    """What a step installs could read it there."""
+    for path in (ROOT / ".github/workflows").glob("*.yml"):
+        for job in yaml.safe_load(path.read_text())["jobs"].values():
+            for step in job.get("steps", []):
+                assert "checkout" not in step.get("uses", "") or step["with"]["persist-credentials"] is False, path
+
+
 def test_nothing_is_read_that_could_run_code() -> None:
     """No bare pickle anywhere: of the library, the scripts and the chapters."""
     sources = [path for path in files() if path.suffix in (".py", ".ipynb") and path.parent.name != "tests"]
