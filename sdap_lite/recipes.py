@@ -244,7 +244,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     # Depthwise, at CIFAR size: two hours on two CPU cores
     "headline-mobilenetv2-half": Recipe(
-        "mobilenetv2-half", "cifar10", 5, {**CUT_EARLY, **STRONGEST, **WITHOUT_OURS_EARLY, **TRAINED_ON}, dense=11, dense_lr=0.05
+        "mobilenetv2-half", "cifar10", 4, {**CUT_EARLY, **STRONGEST, **WITHOUT_OURS_EARLY, **TRAINED_ON}, dense=11, dense_lr=0.05
     ),
     # Concatenations: every layer reads all before it
     "headline-densenet121-imagenette": Recipe(
