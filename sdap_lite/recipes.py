@@ -242,7 +242,7 @@ RECIPES: dict[str, Recipe] = {
         dense_lr=0.05,
         dense_batch=64,
     ),
-    # Depthwise, at CIFAR size: two hours on two CPU cores
+    # Depthwise, at CIFAR size: an hour of two CPU cores for the dense network, then half an hour of one for each run
     "headline-mobilenetv2-half": Recipe(
         "mobilenetv2-half", "cifar10", 4, {**CUT_EARLY, **STRONGEST, **WITHOUT_OURS_EARLY, **TRAINED_ON}, dense=11, dense_lr=0.05
     ),

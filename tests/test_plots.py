@@ -212,3 +212,9 @@ def test_runs_far_below_are_written_at_the_edge() -> None:
     assert [text.get_text() for text in axis.texts] == ["◂ 20.0 %"]
     dots = [dots for dots in axis.collections if isinstance(dots, PathCollection)]
     assert [dots.get_offsets().tolist() for dots in dots] == [[[84.0, 0.0]]]
+
+
+def test_a_short_run_has_whole_epochs_below_it() -> None:
+    history = [{"epoch": epoch, "validation": 0.5} for epoch in range(1, 5)]
+    figure = plots.epochs_by_seed([{"net": "vgg", "seed": 0, "test": 0.5, "history": history}], {"vgg": 0.6}, NOTE)
+    assert all(float(tick).is_integer() for tick in figure.axes[0].get_xticks())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from .describe import DescribedFigure
@@ -200,6 +201,7 @@ def epochs_by_seed(rows: Sequence[dict[str, Any]], dense: dict[str, float], note
         baseline(axis, 100 * accuracy, "dense, test images")
         axis.set_title(net, fontsize="small")
         axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_ylabel("accuracy (%)")
     axes[0].legend(fontsize="x-small", loc="lower right")
     return footnote(figure, note)
