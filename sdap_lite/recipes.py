@@ -119,6 +119,9 @@ STRONGEST: dict[str, dict[str, Any]] = {
     "two stages": RIVALS["two stages"],
 }
 WITHOUT_OURS_EARLY = {name: arm if "ramp" in arm else {**arm, **CUT_EARLY["sdap"]} for name, arm in WITHOUT_OURS.items()}
+# Where there is time: as fast as a network from random weights learns
+LARGE_STEPS = {f"{name}, learning rate 0.1": {**arm, "lr": 0.1} for name, arm in {**CUT_EARLY, **STRONGEST, **WITHOUT_OURS_EARLY, **TRAINED_ON}.items()}
+BOTH_RATES = {**CUT_EARLY, **STRONGEST, **WITHOUT_OURS_EARLY, **TRAINED_ON, **LARGE_STEPS}
 # The rate counts multiply-accumulates instead of parameters: who is ahead when all are equally fast?
 BY_MACS: dict[str, dict[str, Any]] = {
     "sdap, by MACs": {**CUT_EARLY["sdap"], "unit": "macs"},
@@ -262,6 +265,10 @@ RECIPES: dict[str, Recipe] = {
 RECIPES |= {
     "headline-vgg-full": Recipe("vgg-full", "cifar10", 32, _taught({**CUT_EARLY, **STRONGEST, **WITHOUT_OURS_EARLY, **TRAINED_ON}), dense=48),
     "headline-resnet56-long": Recipe("resnet56", "cifar10", 30, _taught({**CUT_EARLY, **STRONGEST, **TRAINED_ON}), rates=(0.75,), dense=40),
+    # Three times as long, from the same dense network, at the learning rate of fine-tuning and at that of training
+    "headline-resnet56-90-epochs": Recipe("resnet56", "cifar10", 90, BOTH_RATES),
+    "headline-densenet40": Recipe("densenet40", "cifar10", 40, BOTH_RATES, dense=40),
+    "headline-mobilenetv2-half-long": Recipe("mobilenetv2-half", "cifar10", 60, BOTH_RATES, dense=40, dense_lr=0.05),
 }
 # For a GPU. On CIFAR-10 and CIFAR-100: dense epochs, their learning rate, epochs of pruning
 CIFAR: dict[str, tuple[int, float, int]] = {
