@@ -219,6 +219,7 @@ RECIPES: dict[str, Recipe] = {
     "ablation-vgg": Recipe("vgg", "cifar10", 3, ABLATION, images=15_000, all_validation=True),
     "comparisons-resnet20": Recipe("resnet20", "cifar10", 3, _free(STEADY), images=15_000, all_validation=True),
     "comparisons-resnet56": Recipe("resnet56", "cifar10", 3, TODAY, images=15_000, all_validation=True),
+    "comparisons-densenet40": Recipe("densenet40", "cifar10", 3, TODAY, images=15_000, all_validation=True),
     "comparisons-vgg": Recipe("vgg", "cifar10", 3, _free(STEADY), images=15_000, all_validation=True),
     # Cut early, so that the time goes to the small network; the same extra epochs without pruning say what the extra epochs alone give
     "headline-resnet20-long": Recipe("resnet20", "cifar10", 20, {**CUT_EARLY, **LARGER_STEPS}, rates=(0.75,)),

@@ -131,18 +131,17 @@ def test_pretrained_network_names_the_bundled_images(net: str) -> None:
     assert accuracy(getattr(models, net)(pretrained="fashion-mini"), images, split=images.test.divide(400)[0]) > 0.8
 
 
-@pytest.mark.skipif(not PRETRAINED, reason="no weights are bundled")
-def test_pretrained_weights_need_their_own_sizes() -> None:
-    net, name = next((net, name) for net, name in PRETRAINED if hasattr(models, net))
-    with pytest.raises(ValueError, match=rf"pretrained='{name}' must have the sizes of those weights, got \{{.*'width': 4"):
-        getattr(models, net)(pretrained=name, width=4)
+@pytest.mark.parametrize(("net", "name", "size"), [("vgg", "cifar10", "width"), ("resnet20", "fashion-mini", "width"), ("densenet40", "cifar10", "growth")])
+def test_pretrained_weights_need_their_own_sizes(net: str, name: str, size: str) -> None:
+    with pytest.raises(ValueError, match=rf"pretrained='{name}' must have the sizes of those weights, got \{{.*'{size}': 4"):
+        getattr(models, net)(pretrained=name, **{size: 4})
 
 
 def test_unknown_weights_are_refused() -> None:
     with pytest.raises(ValueError, match=r"pretrained must be one of .*fashion-mini.* for resnet20, got 'mnist'"):
         models.resnet20(pretrained="mnist")
-    with pytest.raises(ValueError, match=r"pretrained must be one of \(none for this network\) for densenet40, got 'cifar10'"):
-        models.densenet40(pretrained="cifar10")
+    with pytest.raises(ValueError, match=r"pretrained must be one of \(none for this network\) for mobilenetv2, got 'cifar10'"):
+        models.mobilenetv2(pretrained="cifar10")
     with pytest.raises(ValueError, match="pretrained must be one of imagenette for mobilenet_v2, got 'cifar10'"):
         models.stock("mobilenet_v2", pretrained="cifar10")
     with pytest.raises(ValueError, match=r"must have the sizes of those weights, got \{'num_classes': 7\}: .*size mismatch"):
