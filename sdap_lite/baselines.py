@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .copies import copied, in_mode
-from .data import Images, batches
 from .gates import Gates
 from .graph import ChannelGraph
+from .images import Images, batches
 
 __all__ = ["l1", "norm_scales", "random", "reinitialise", "taylor", "uniform"]
 

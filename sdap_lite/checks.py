@@ -15,8 +15,8 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 
 from .copies import copied, in_mode
-from .data import Images, check_set
 from .graph import ChannelGraph
+from .images import Images, check_set
 from .measure import best_device, evaluating
 
 __all__ = [

@@ -28,9 +28,9 @@ from . import baselines, data, provenance, saving
 from .channels import trace
 from .checkpoint import NAME, PREVIOUS, fingerprint, read_checkpoint, read_sealed, write_atomically, write_sealed
 from .copies import copied, in_mode
-from .data import Images
 from .distill import ALPHA
 from .graph import ChannelGraph
+from .images import Images
 from .measure import MODES, accuracy, best_device, count_macs, count_params, latency
 from .models import NETS, PRETRAINED, pruned
 from .pruning import HOLD

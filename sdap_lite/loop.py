@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .checkpoint import RunFolder
-from .data import Images, batches
+from .images import Images, batches
 from .measure import MODES, accuracy, arrange
 from .replay import Recording
 from .team import team

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .copies import copied, in_mode
-from .data import Images, Split, batches, check_set
+from .images import Images, Split, batches, check_set
 from .tracing.counting import macs_of
 
 __all__ = ["MODES", "Latency", "accuracy", "arrange", "best_device", "choose_mode", "count_macs", "count_params", "evaluating", "latency", "predict"]

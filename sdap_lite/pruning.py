@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from .budget import cost, largest_rate, schedule, share_gone, threshold
 from .checks import undisturbed
 from .copies import copied, in_mode
-from .data import Images, batches
 from .distill import distillation_loss
 from .folding import fold_norms
 from .gates import Gates
 from .graph import ChannelGraph
+from .images import Images, batches
 from .loop import Training
 from .measure import arrange
 from .rules import RULES, RootMeanSquare

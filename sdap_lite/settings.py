@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from .budget import check_rate, check_round_to
 from .checkpoint import fingerprint, read_checkpoint
 from .checks import check_device, check_images, check_number, plain, undisturbed
-from .data import Images
 from .graph import ChannelGraph
+from .images import Images
 from .measure import MODES, check_mode, choose_mode
 from .rules import RULES
 from .team import team

@@ -19,9 +19,9 @@ from .channels import trace
 from .checkpoint import fingerprint, read_checkpoint
 from .checks import check_gradients, check_model, check_number, check_plain, check_steady, plain, undisturbed
 from .copies import copied, in_mode
-from .data import Images
 from .distill import ALPHA
 from .graph import ChannelGraph
+from .images import Images
 from .latency_table import LatencyTable
 from .loop import Training
 from .measure import accuracy

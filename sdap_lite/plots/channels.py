@@ -17,8 +17,8 @@ from .describe import DescribedFigure
 from .style import BASELINE, MARKERS, PALETTE, baseline, footnote, new_figure
 
 if TYPE_CHECKING:
-    from ..data import Images
     from ..graph import ChannelGraph
+    from ..images import Images
 
 
 def image_grid(images: Images, *, columns: int = 10) -> Figure:

@@ -15,7 +15,7 @@ from .describe import DescribedFigure
 from .style import BASELINE, MARKERS, PALETTE, baseline, footnote, new_figure
 
 if TYPE_CHECKING:
-    from ..data import Split
+    from ..images import Split
 
 
 def soft_answers(image: Tensor, classes: Sequence[str], answers: dict[int, Tensor], note: str) -> Figure:
