@@ -121,8 +121,8 @@ STRONGEST: dict[str, dict[str, Any]] = {
 WITHOUT_OURS_EARLY = {name: arm if "ramp" in arm else {**arm, **CUT_EARLY["sdap"]} for name, arm in WITHOUT_OURS.items()}
 # Where there is time: in the steps of a training from random weights
 LARGE_STEPS = {f"{name}, learning rate 0.1": {**arm, "lr": 0.1} for name, arm in {**CUT_EARLY, **STRONGEST, **WITHOUT_OURS_EARLY, **TRAINED_ON}.items()}
-BOTH_RATES = {**CUT_EARLY, **STRONGEST, **WITHOUT_OURS_EARLY, **TRAINED_ON, **LARGE_STEPS}
-LARGER_STEPS = {f"sdap, learning rate {lr:g}": {**CUT_EARLY["sdap"], "lr": lr} for lr in (0.05, 0.1)}
+IN_BOTH = {**CUT_EARLY, **STRONGEST, **WITHOUT_OURS_EARLY, **TRAINED_ON, **LARGE_STEPS}
+OURS_IN_BOTH = {name: IN_BOTH[name] for name in ("sdap", "sdap, learning rate 0.1")}
 # The rate counts multiply-accumulates instead of parameters: who is ahead when all are equally fast?
 BY_MACS: dict[str, dict[str, Any]] = {
     "sdap, by MACs": {**CUT_EARLY["sdap"], "unit": "macs"},
@@ -222,7 +222,7 @@ RECIPES: dict[str, Recipe] = {
     "comparisons-densenet40": Recipe("densenet40", "cifar10", 3, TODAY, images=15_000, all_validation=True),
     "comparisons-vgg": Recipe("vgg", "cifar10", 3, _free(STEADY), images=15_000, all_validation=True),
     # Cut early, so that the time goes to the small network; the same extra epochs without pruning say what the extra epochs alone give
-    "headline-resnet20-long": Recipe("resnet20", "cifar10", 20, {**CUT_EARLY, **LARGER_STEPS}, rates=(0.75,)),
+    "headline-resnet20-long": Recipe("resnet20", "cifar10", 20, OURS_IN_BOTH, rates=(0.75,)),
     "headline-vgg-half": Recipe("vgg-half", "cifar10", 8, _free({**CUT_EARLY, **TRAINED_ON}), rates=(0.9,), dense=30),
     "headline-vgg-half-long": Recipe("vgg-half", "cifar10", 24, _free(CUT_EARLY), rates=(0.9,), dense=30),
     "headline-vgg-half-75": Recipe("vgg-half", "cifar10", 12, _free(CUT_EARLY), rates=(0.75,), dense=30),
@@ -268,9 +268,9 @@ RECIPES |= {
     "headline-vgg-full": Recipe("vgg-full", "cifar10", 32, _taught({**CUT_EARLY, **STRONGEST, **WITHOUT_OURS_EARLY, **TRAINED_ON}), dense=48),
     "headline-resnet56-long": Recipe("resnet56", "cifar10", 30, _taught({**CUT_EARLY, **STRONGEST, **TRAINED_ON}), rates=(0.75,), dense=40),
     # Three times as long, from the same dense network, at the learning rate of fine-tuning and at that of training
-    "headline-resnet56-90-epochs": Recipe("resnet56", "cifar10", 90, BOTH_RATES),
-    "headline-densenet40": Recipe("densenet40", "cifar10", 40, BOTH_RATES, dense=40),
-    "headline-mobilenetv2-half-long": Recipe("mobilenetv2-half", "cifar10", 60, BOTH_RATES, dense=40, dense_lr=0.05),
+    "headline-resnet56-90-epochs": Recipe("resnet56", "cifar10", 90, IN_BOTH),
+    "headline-densenet40": Recipe("densenet40", "cifar10", 40, IN_BOTH, dense=40),
+    "headline-mobilenetv2-half-long": Recipe("mobilenetv2-half", "cifar10", 60, IN_BOTH, dense=40, dense_lr=0.05),
 }
 # For a GPU. On CIFAR-10 and CIFAR-100: dense epochs, their learning rate, epochs of pruning
 CIFAR: dict[str, tuple[int, float, int]] = {
