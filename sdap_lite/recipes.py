@@ -119,10 +119,10 @@ STRONGEST: dict[str, dict[str, Any]] = {
     "two stages": RIVALS["two stages"],
 }
 WITHOUT_OURS_EARLY = {name: arm if "ramp" in arm else {**arm, **CUT_EARLY["sdap"]} for name, arm in WITHOUT_OURS.items()}
-# Where there is time: in the steps of a training from random weights
-LARGE_STEPS = {f"{name}, learning rate 0.1": {**arm, "lr": 0.1} for name, arm in {**CUT_EARLY, **STRONGEST, **WITHOUT_OURS_EARLY, **TRAINED_ON}.items()}
-IN_BOTH = {**CUT_EARLY, **STRONGEST, **WITHOUT_OURS_EARLY, **TRAINED_ON, **LARGE_STEPS}
-OURS_IN_BOTH = {name: IN_BOTH[name] for name in ("sdap", "sdap, learning rate 0.1")}
+# What a long run may show; and where there is time, in the steps of a training from random weights, too
+LONG: dict[str, dict[str, Any]] = {**CUT_EARLY, **STRONGEST, **WITHOUT_OURS_EARLY, **TRAINED_ON}
+LONG_IN_BOTH = LONG | {f"{name}, learning rate 0.1": {**arm, "lr": 0.1} for name, arm in LONG.items()}
+OURS_IN_BOTH = {name: LONG_IN_BOTH[name] for name in ("sdap", "sdap, learning rate 0.1")}
 # The rate counts multiply-accumulates instead of parameters: who is ahead when all are equally fast?
 BY_MACS: dict[str, dict[str, Any]] = {
     "sdap, by MACs": {**CUT_EARLY["sdap"], "unit": "macs"},
@@ -248,15 +248,13 @@ RECIPES: dict[str, Recipe] = {
         dense_batch=64,
     ),
     # Depthwise, at CIFAR size: an hour of two CPU cores for the dense network, then half an hour of one for each run
-    "headline-mobilenetv2-half": Recipe(
-        "mobilenetv2-half", "cifar10", 4, {**CUT_EARLY, **STRONGEST, **WITHOUT_OURS_EARLY, **TRAINED_ON}, dense=11, dense_lr=0.05
-    ),
+    "headline-mobilenetv2-half": Recipe("mobilenetv2-half", "cifar10", 4, LONG, dense=11, dense_lr=0.05),
     # Concatenations: every layer reads all before it
     "headline-densenet121-imagenette": Recipe(
         "torchvision:densenet121",
         "imagenette",
         8,
-        _small_batches({**CUT_EARLY, **STRONGEST, **WITHOUT_OURS_EARLY, **TRAINED_ON}),
+        _small_batches(LONG),
         size=64,
         dense=20,
         dense_lr=0.05,
@@ -265,12 +263,12 @@ RECIPES: dict[str, Recipe] = {
 }
 # For one GPU, with the dense networks; what is recorded, nine runs at a time, took ten minutes of an H200
 RECIPES |= {
-    "headline-vgg-full": Recipe("vgg-full", "cifar10", 32, _taught({**CUT_EARLY, **STRONGEST, **WITHOUT_OURS_EARLY, **TRAINED_ON}), dense=48),
+    "headline-vgg-full": Recipe("vgg-full", "cifar10", 32, _taught(LONG), dense=48),
     "headline-resnet56-long": Recipe("resnet56", "cifar10", 30, _taught({**CUT_EARLY, **STRONGEST, **TRAINED_ON}), rates=(0.75,), dense=40),
     # Three times as long, from the same dense network, at the learning rate of fine-tuning and at that of training
-    "headline-resnet56-90-epochs": Recipe("resnet56", "cifar10", 90, IN_BOTH),
-    "headline-densenet40": Recipe("densenet40", "cifar10", 40, IN_BOTH, dense=40),
-    "headline-mobilenetv2-half-long": Recipe("mobilenetv2-half", "cifar10", 60, IN_BOTH, dense=40, dense_lr=0.05),
+    "headline-resnet56-90-epochs": Recipe("resnet56", "cifar10", 90, LONG_IN_BOTH),
+    "headline-densenet40": Recipe("densenet40", "cifar10", 40, LONG_IN_BOTH, dense=40),
+    "headline-mobilenetv2-half-long": Recipe("mobilenetv2-half", "cifar10", 60, LONG_IN_BOTH, dense=40, dense_lr=0.05),
 }
 # For a GPU. On CIFAR-10 and CIFAR-100: dense epochs, their learning rate, epochs of pruning
 CIFAR: dict[str, tuple[int, float, int]] = {
